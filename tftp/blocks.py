@@ -1,0 +1,30 @@
+"""Block numbers: 16 bits on the wire, absolute (0, 1, 2, ... without end) everywhere else.
+
+RFC 1350 does not say what follows block 65535. Nearly everyone goes on with 0; the de-facto
+option `rollover` lets a client choose 0 or 1. Nothing but this module knows that there is a wrap.
+"""
+
+__all__ = ["MAX_WIRE", "absolute", "on_wire"]
+
+MAX_WIRE = 0xFFFF
+
+
+def on_wire(block: int, rollover: int = 0) -> int:
+    """The number that block `block` (absolute) carries on the wire."""
+    if rollover == 0 or block <= MAX_WIRE:
+        return block & MAX_WIRE
+    return (block - 1) % MAX_WIRE + 1
+
+
+def absolute(number: int, near: int, rollover: int = 0) -> int:
+    """The absolute block that `number` stands for: of all that carry it, the one closest to `near`.
+
+    The answer may be far from `near`, or below zero, when the peer sent nonsense; a caller
+    compares it with the blocks that it can be about.
+    """
+    if rollover == 0:
+        return near + (number - near + 0x8000 & MAX_WIRE) - 0x8000
+    if number == 0:
+        return 0  # With rollover 1 only the very first ACK or OACK is number 0.
+    period = MAX_WIRE
+    return near + (number - near + period // 2) % period - period // 2

@@ -1,0 +1,85 @@
+"""When to send again: the round trip measured, doubled on silence (RFC 6298 with Karn's rule).
+
+TFTP itself leaves the timeout to the implementation. A constant of one to five seconds, the custom
+of the field, turns every lost packet into a stall; a measured one makes it a few round trips.
+Like everything in the protocol's core this module reads no clock: times are arguments, in seconds.
+"""
+
+from dataclasses import dataclass
+
+__all__ = ["Patience", "RetransmitTimer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait, and for how long in all. All times are in seconds.
+
+    Attributes:
+        initial: the wait before anything is measured. RFC 6298 says 1; boot firmware repeats its
+            request after 0.25, and a spurious repeat of the first packet harms nobody.
+        floor: the shortest wait. Below some tens of milliseconds a busy peer looks like a lost
+            packet, and a block sent twice breaks real firmware.
+        ceiling: the longest wait that doubling leads to.
+        total: silence for this long ends the transfer.
+        retries: so many repeats without an answer end it too; None leaves it to `total`.
+        dally: how long a receiver stays to repeat its last ACK (RFC 1350, section 6).
+    """
+
+    initial: float = 0.5
+    floor: float = 0.02
+    ceiling: float = 5.0
+    total: float = 30.0
+    retries: int | None = None
+    dally: float = 3.0
+
+
+class RetransmitTimer:
+    """The wait before the next repeat.
+
+    With `fixed` (a `timeout` that was negotiated, RFC 2349) the wait is just that, always.
+    """
+
+    __slots__ = ("_backoff", "_fixed", "_patience", "_rto", "_variance", "round_trip")
+
+    def __init__(self, patience: Patience, fixed: float | None = None) -> None:
+        self._patience = patience
+        self._fixed = fixed
+        self._rto = patience.initial
+        self._variance = 0.0
+        self._backoff = 1
+        #: The smoothed round trip in seconds, None until one has been measured.
+        self.round_trip: float | None = None
+
+    @property
+    def interval(self) -> float:
+        """How long to wait for an answer to what is sent now."""
+        if self._fixed is not None:
+            return self._fixed
+        return min(self._rto * self._backoff, max(self._rto, self._patience.ceiling))
+
+    @property
+    def base(self) -> float:
+        """The wait without doubling: within it, an answer is not late."""
+        return self._rto if self._fixed is None else self._fixed
+
+    def sample(self, round_trip: float) -> None:
+        """Take in a measured round trip.
+
+        Karn's rule is the caller's: never the round trip of anything that was sent twice. Until
+        such a clean one comes, the doubled wait stays (RFC 6298, section 5).
+        """
+        if self.round_trip is None:
+            self.round_trip = round_trip
+            self._variance = round_trip / 2
+        else:
+            # RFC 6298, section 2.3: alpha 1/8, beta 1/4, the variance first.
+            self._variance += (abs(self.round_trip - round_trip) - self._variance) / 4
+            self.round_trip += (round_trip - self.round_trip) / 8
+        wait = self.round_trip + 4 * self._variance
+        self._rto = min(max(wait, self._patience.floor), self._patience.ceiling)
+        self._backoff = 1
+
+    def back_off(self) -> None:
+        """Nothing came: wait twice as long the next time (RFC 6298, section 5.5)."""
+        if self._rto * self._backoff < self._patience.ceiling:
+            self._backoff *= 2
