@@ -17,6 +17,7 @@ __all__ = [
     "Refused",
     "TFTPError",
     "TransferTimeout",
+    "Unreachable",
     "code_for_errno",
 ]
 
@@ -67,7 +68,9 @@ class TFTPError(Exception):
     def __init__(self, message: str = "", code: int | None = None) -> None:
         self.code: int = known_code(self.default_code if code is None else code)
         self.message = message or known_text(self.code)
-        super().__init__(message, code)
+        # One argument only: OSError, a base of TransferTimeout, takes two for errno and strerror.
+        # `pickle` brings `code` back with the other attributes.
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message
@@ -102,6 +105,10 @@ class Refused(TFTPError):
 
 class TransferTimeout(TFTPError, TimeoutError):
     """The peer has been silent for too long."""
+
+
+class Unreachable(TFTPError, ConnectionError):
+    """The network says that nobody can be reached at the peer's address and port."""
 
 
 class Aborted(TFTPError):

@@ -5,6 +5,7 @@ Anything callable can watch a server or a client: it is given these frozen recor
 `printable` makes them fit for a log or a terminal.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
@@ -57,6 +58,8 @@ class Outcome(Enum):
     PROTOCOL_ERROR = "protocol-error"
     #: The peer fell silent.
     TIMED_OUT = "timed-out"
+    #: The network says that there is nobody at the peer's address.
+    UNREACHABLE = "unreachable"
     #: The file could not be read or written.
     STORAGE_ERROR = "storage-error"
     #: Cancelled from this side, or replaced by a new request of the same client.
@@ -84,7 +87,7 @@ class Request:
     operation: Operation
     filename: bytes
     mode: str = "octet"
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
     peer: Address = ("", 0)
     local: Address = ("", 0)
 
@@ -227,7 +230,7 @@ def _request_json(request: Request) -> dict[str, Any]:
     return {
         "operation": request.operation.value,
         "file": printable(request.filename),
-        "mode": request.mode,
+        "mode": printable(request.mode),
         "asked": _printable_options(request.options),
         "peer": format_address(request.peer),
         "local": format_address(request.local),
@@ -256,21 +259,35 @@ def printable(text: bytes | str) -> str:
     """Text from the network made fit for a log line or a terminal.
 
     What is not printable (control characters, escape sequences, bytes that are not UTF-8,
-    direction marks) becomes a backslash escape, and so does the backslash itself.
+    direction marks) becomes a backslash escape, and so does the backslash itself: two names that
+    differ are never shown as one.
     """
-    if isinstance(text, str):
-        text = text.encode("utf-8", "surrogateescape")
-    decoded = text.decode("utf-8", "surrogateescape").replace("\\", "\\\\")
-    if decoded.isprintable():
-        return decoded
-    return "".join(letter if letter.isprintable() else _escape(letter) for letter in decoded)
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "surrogateescape")
+    elif not text.isascii():
+        # Words of a request keep each byte beyond ASCII by itself, even where they are UTF-8.
+        text = _KEPT_BYTES.sub(_as_utf8, text)
+    text = text.replace("\\", "\\\\")
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in text)
+
+
+#: Bytes that "surrogateescape" has kept inside a text.
+_KEPT_BYTES = re.compile("[\udc80-\udcff]+")
+
+
+def _as_utf8(kept: re.Match[str]) -> str:
+    return kept[0].encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
 
 
 def _escape(letter: str) -> str:
     number = ord(letter)
-    if 0xDC80 <= number <= 0xDCFF:  # A byte that is not UTF-8, as "surrogateescape" keeps it.
-        return f"\\x{number - 0xDC00:02x}"
-    return letter.encode("unicode_escape").decode("ascii")
+    if 0xDC80 <= number <= 0xDCFF:
+        return f"\\x{number - 0xDC00:02x}"  # A byte; a letter of that number gets four digits.
+    if number < 0x80:
+        return letter.encode("unicode_escape").decode("ascii")
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
 
 
 def format_address(address: Address) -> str:

@@ -40,6 +40,7 @@ from tftp.errors import (
     ProtocolError,
     TFTPError,
     TransferTimeout,
+    Unreachable,
 )
 from tftp.events import Counters, Outcome
 from tftp.options import Terms, accept
@@ -100,6 +101,7 @@ class Transfer:
     Attributes:
         state: where it stands.
         terms: what was negotiated; the defaults of RFC 1350 until then.
+        granted: the options of the OACK, sent or received; empty where there is none.
         deadline: when `expire` is to be called, None once there is nothing to wait for.
         outcome: how it ended, None while it runs. A receiver that is done may still dally.
         error: why it failed, if it did.
@@ -120,6 +122,7 @@ class Transfer:
         "counters",
         "deadline",
         "error",
+        "granted",
         "outcome",
         "state",
         "terms",
@@ -131,6 +134,7 @@ class Transfer:
     def __init__(self, terms: Terms, patience: Patience, now: float) -> None:
         self.state = State.CLOSED
         self.terms = terms
+        self.granted: Mapping[str, str] = {}
         self.deadline: float | None = None
         self.outcome: Outcome | None = None
         self.error: TFTPError | None = None
@@ -206,6 +210,10 @@ class Transfer:
         """Whether the peer has ever answered."""
         return self._heard
 
+    def silence(self, now: float) -> float:
+        """Seconds since the peer last said something new."""
+        return now - self._progress_at
+
     # -- what the two directions fill in ----------------------------------------------------------
 
     def _take(self, opcode: int, number: int, datagram: bytes | memoryview, now: float) -> None:
@@ -236,6 +244,7 @@ class Transfer:
         except ProtocolError as error:
             self.abort(error)
             return False
+        self.granted = packet.options
         return True
 
     def _say(self, datagram: bytes, now: float) -> None:
@@ -337,6 +346,7 @@ class Sender(Transfer):
         """A server's answer to an RRQ: an OACK with what was granted, or DATA at once."""
         sender = cls(terms, patience, now)
         sender._answering = True
+        sender.granted = granted
         if granted:
             sender._open(State.ANSWERED, OptionAck(granted).encode(), now)
         else:
@@ -587,6 +597,7 @@ class Receiver(Transfer):
         """A server's answer to a WRQ: an OACK with what was granted, or ACK 0."""
         receiver = cls(terms, patience, now)
         receiver._answering = True
+        receiver.granted = granted
         opening = OptionAck(granted).encode() if granted else Ack(0).encode()
         receiver._open(State.ANSWERED, opening, now)
         return receiver
@@ -748,5 +759,7 @@ def _outcome(error: TFTPError) -> Outcome:
             return Outcome.TIMED_OUT
         case Aborted():
             return Outcome.ABORTED
+        case Unreachable():
+            return Outcome.UNREACHABLE
         case _:
             return Outcome.STORAGE_ERROR
