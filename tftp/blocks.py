@@ -27,4 +27,5 @@ def absolute(number: int, near: int, rollover: int = 0) -> int:
     if number == 0:
         return 0  # With rollover 1 only the very first ACK or OACK is number 0.
     period = MAX_WIRE
-    return near + (number - near + period // 2) % period - period // 2
+    block = near + (number - near + period // 2) % period - period // 2
+    return block or period  # Block 0 lies on the way of 65535, but is never numbered so.
