@@ -32,6 +32,13 @@ class Patience:
     retries: int | None = None
     dally: float = 3.0
 
+    def __post_init__(self) -> None:
+        # A wait of zero, doubled, stays zero: packets without end.
+        if not (self.initial > 0 and self.total > 0 and 0 < self.floor <= self.ceiling):
+            raise ValueError("waits are longer than 0 s, and the ceiling is not below the floor")
+        if not (self.dally >= 0 and (self.retries is None or self.retries >= 0)):
+            raise ValueError("dally and retries are 0 or more")
+
 
 class RetransmitTimer:
     """The wait before the next repeat.
