@@ -1,4 +1,4 @@
-"""netascii, the text mode of RFC 1350 (the "NVT ASCII" of RFC 764): CR LF ends a line, CR NUL is CR.
+"""netascii, the text mode of RFC 1350 ("NVT ASCII", RFC 764): CR LF ends a line, CR NUL is CR.
 
 Both directions are incremental, in the manner of the `codecs` module, so that a pair may be cut
 anywhere, a block edge included. They turn bytes into bytes: the character set is not touched.
