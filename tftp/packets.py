@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from struct import Struct
+from typing import ClassVar
 
 from tftp.errors import DecodeError, TFTPError, known_text
 
 __all__ = [
     "MAX_DATAGRAM",
+    "MAX_REQUEST",
     "Ack",
     "Data",
     "Error",
@@ -29,9 +31,17 @@ __all__ = [
 
 HEADER = Struct("!HH")
 _OPCODE = Struct("!H")
+_EMPTY_OACK = b"\0\6"
 
 #: A DATA packet of the largest block size: 4 octets of header and 65464 of payload (RFC 2348).
 MAX_DATAGRAM = HEADER.size + 65464
+
+#: The longest request understood. RFC 2347 allows 512 octets and real ROMs send a few more; what is
+#: beyond any path's length is an attack on whoever parses, logs or shows it.
+MAX_REQUEST = 4096
+
+# Nor is more sent than anybody reads, in characters.
+_MAX_ERROR_TEXT = 400
 
 # Words of a request are ASCII by the RFCs; whatever else comes must survive the round trip.
 _WORDS = ("ascii", "surrogateescape")
@@ -60,25 +70,38 @@ class _Request:
         options: names and values in the order asked, as they were spelled (RFC 2347).
     """
 
+    OPCODE: ClassVar[Opcode]
+
     filename: bytes
     mode: str = "octet"
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
-        """The bytes of this packet. Raises `ValueError` for a NUL inside a name or value."""
-        opcode = Opcode.RRQ if isinstance(self, ReadRequest) else Opcode.WRQ
+        """The bytes of this packet.
+
+        Raises:
+            ValueError: a NUL inside a name or value, a word that is not ASCII, or more than
+                `MAX_REQUEST` octets in all.
+        """
         words = [self.filename, self.mode.encode(*_WORDS), *_option_words(self.options)]
-        return _OPCODE.pack(opcode) + _terminated(words)
+        request = _OPCODE.pack(self.OPCODE) + _terminated(words)
+        if len(request) > MAX_REQUEST:
+            raise ValueError(f"a request of {len(request)} octets, where {MAX_REQUEST} is the most")
+        return request
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest(_Request):
     """RRQ: the client wants to read a file."""
 
+    OPCODE = Opcode.RRQ
+
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest(_Request):
     """WRQ: the client wants to write a file."""
+
+    OPCODE = Opcode.WRQ
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +136,9 @@ class Error:
 
     @classmethod
     def of(cls, error: TFTPError) -> "Error":
-        """The packet that tells a peer of `error`."""
-        return cls(error.code, error.message)
+        """The packet that tells a peer of `error`; it can be encoded, whatever the error says."""
+        text = error.message[:_MAX_ERROR_TEXT].replace("\0", "?")
+        return cls(error.code, text.encode("utf-8", "replace").decode("utf-8"))
 
     @property
     def text(self) -> str:
@@ -130,10 +154,10 @@ class Error:
 class OptionAck:
     """OACK: the options that the server grants (RFC 2347)."""
 
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def encode(self) -> bytes:
-        """The bytes of this packet. Raises `ValueError` for a NUL inside a name or value."""
+        """The bytes of this packet. Raises `ValueError` as a request does, but for its length."""
         return _OPCODE.pack(Opcode.OACK) + _terminated(_option_words(self.options))
 
 
@@ -144,9 +168,11 @@ def header(datagram: bytes | bytearray | memoryview) -> tuple[int, int]:
     """The opcode and the number behind it (block, or error code), without building a packet.
 
     Raises:
-        DecodeError: fewer than four octets.
+        DecodeError: fewer than four octets. Only an OACK that grants nothing is that short.
     """
     if len(datagram) < HEADER.size:
+        if datagram == _EMPTY_OACK:
+            return Opcode.OACK, 0
         raise DecodeError(f"a TFTP packet has at least 4 octets, this datagram has {len(datagram)}")
     opcode, number = HEADER.unpack_from(datagram)
     return opcode, number
@@ -179,6 +205,8 @@ def decode(datagram: bytes | bytearray | memoryview) -> Packet:
 
 
 def _request_fields(body: bytes) -> tuple[bytes, str, dict[str, str]]:
+    if len(body) > MAX_REQUEST:
+        raise DecodeError(f"a request of {len(body)} octets, where {MAX_REQUEST} is the most")
     *words, _unterminated = body[_OPCODE.size :].split(b"\0")
     if len(words) < 2:
         raise DecodeError("a request holds a file name and a mode, each ended by a NUL")
