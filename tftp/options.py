@@ -7,7 +7,7 @@ an RFC. An option that is not known, refused, or asked with a value out of range
 answer, as if it had not been asked; that is what the RFC of each prescribes or allows.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from tftp.errors import ErrorCode, ProtocolError
@@ -63,7 +63,7 @@ class Limits:
     """The most that a server grants.
 
     Attributes:
-        max_blksize: a larger request gets this size (RFC 2348 lets the server choose a smaller one).
+        max_blksize: a larger request gets this size (RFC 2348: a server may choose less).
         max_windowsize: likewise (RFC 7440). 64 blocks is what one system call sends.
         refused: names of options to leave unanswered, in lower case.
     """
@@ -84,7 +84,7 @@ _MAX_TSIZE = 2**63 - 1
 
 
 def offer(wanted: Terms) -> dict[str, str]:
-    """The options of a request that asks for `wanted`; empty where it wants no more than RFC 1350."""
+    """The options of a request that asks for `wanted`; empty where plain RFC 1350 will do."""
     options: dict[str, str] = {}
     if wanted.tsize is not None:
         options["tsize"] = str(wanted.tsize)
@@ -108,7 +108,8 @@ def answer(
     """What a server grants of the `requested` options: the terms, and the OACK that tells of them.
 
     The OACK holds only what was asked, in the order asked (firmware refuses anything else), and is
-    empty where nothing is granted: then the transfer starts without one.
+    empty where nothing is granted: then the transfer starts without one. Of two options that
+    set the same term (`blksize` and `blksize2`) the first that can be granted is.
 
     Args:
         requested: names and values as they came; names in any case (RFC 2347).
@@ -117,15 +118,17 @@ def answer(
     """
     terms = Terms()
     granted: dict[str, str] = {}
-    for name, text in requested.items():
-        known = name.lower()
+    settled: set[str] = set()
+    for known, name, text in _once(requested):
+        term = _TERM_OF.get(known, known)
         grant = _GRANTS.get(known)
         number = _number(text)
-        if grant is None or number is None or known in limits.refused:
+        if grant is None or number is None or known in limits.refused or term in settled:
             continue
         changed = grant(terms, number, limits, size)
-        if changed is None or known in map(str.lower, granted):
+        if changed is None:
             continue
+        settled.add(term)
         terms, value = changed
         # The name goes back as it was spelled, and a value that was not changed digit for digit.
         granted[name] = text if value == number else str(value)
@@ -140,35 +143,53 @@ def accept(offered: Mapping[str, str], acked: Mapping[str, str]) -> Terms:
             (RFC 2347: the client must then end the transfer). An option that nobody asked is let
             pass where it changes nothing, as a common server sends `blksize 512` unasked.
     """
-    asked = {name.lower(): value for name, value in offered.items()}
+    asked = {known: text for known, _, text in _once(offered)}
     terms = Terms()
-    for name, text in acked.items():
-        known = name.lower()
+    for known, name, text in _once(acked):
         number = _number(text)
         read = _READINGS.get(known)
         if read is None or number is None:
-            raise _bad_grant(name, text, "it was not asked" if known not in asked else "not a number")
+            why = "not a number" if known in asked else "it was not asked"
+            raise _bad_grant(name, text, why)
+        try:
+            changed = read(terms, number)
+        except ValueError as error:
+            raise _bad_grant(name, text, str(error)) from None
         if known not in asked:
-            if read(Terms(), number) != Terms() and known != "tsize":
+            if changed != terms and known != "tsize":
                 raise _bad_grant(name, text, "it was not asked")
             continue
         if known in _AT_MOST and number > int(asked[known]):
             raise _bad_grant(name, text, f"more than the {asked[known]} asked")
         if known in _EXACTLY and number != int(asked[known]):
             raise _bad_grant(name, text, f"not the {asked[known]} asked")
-        try:
-            terms = read(terms, number)
-        except ValueError as error:
-            raise _bad_grant(name, text, str(error)) from None
+        terms = changed
     return terms
 
 
 _AT_MOST = frozenset({"blksize", "blksize2", "windowsize"})
 _EXACTLY = frozenset({"timeout", "utimeout", "rollover"})
+# What two options set; every other option sets the term of its name.
+_TERM_OF = {"blksize2": "blksize", "utimeout": "timeout"}
+
+
+def _once(options: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Each option's name in lower case, its name as spelled, and its value.
+
+    RFC 2347: the case of a name does not matter, and an option stands once; else its first counts.
+    """
+    seen: set[str] = set()
+    for name, text in options.items():
+        known = name.lower()
+        if known not in seen:
+            seen.add(known)
+            yield known, name, text
 
 
 def _bad_grant(name: str, text: str, why: str) -> ProtocolError:
-    return ProtocolError(f"server answered {name} {text}: {why}", ErrorCode.OPTION_REFUSED)
+    # Words from the network: quoted, and cut to what a sentence can hold.
+    said = f"server answered {name!r:.40} with {text!r:.40}: {why}"
+    return ProtocolError(said, ErrorCode.OPTION_REFUSED)
 
 
 def _number(text: str) -> int | None:
@@ -180,7 +201,7 @@ def _number(text: str) -> int | None:
 
 def _require(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
-        raise ValueError(f"{name} is {low:g} to {high:g}, not {value:g}")
+        raise ValueError(f"{name} is {low} to {high}, not {value}")
 
 
 # Each grant takes the terms so far, the number asked, the limits and the file's size, and gives the
@@ -223,7 +244,9 @@ def _grant_utimeout(terms: Terms, asked: int, limits: Limits, size: int | None) 
 
 
 def _grant_tsize(terms: Terms, asked: int, limits: Limits, size: int | None) -> _Granted:
-    return None if size is None else (replace(terms, tsize=size), size)
+    if size is None or size > _MAX_TSIZE:
+        return None
+    return replace(terms, tsize=size), size
 
 
 def _grant_rollover(terms: Terms, asked: int, limits: Limits, size: int | None) -> _Granted:
