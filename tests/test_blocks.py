@@ -52,6 +52,10 @@ def test_a_number_means_the_block_that_is_near(
     assert absolute(number, near, rollover) == block
 
 
+def test_a_wrap_to_0_is_what_is_meant_where_nothing_is_said() -> None:
+    assert absolute(1, 65535) == absolute(1, 65535, 0) == 65537
+
+
 @given(block=st.integers(1, 2**40), offset=st.integers(-31_999, 31_999), rollover=rollovers)
 @example(block=1, offset=31_999, rollover=1)
 @example(block=65_535, offset=-31_999, rollover=1)

@@ -174,6 +174,11 @@ def test_a_receive_buffer_is_decoded_like_bytes_and_not_kept(packet: Packet) -> 
 # -- the edges ------------------------------------------------------------------------------------
 
 
+def test_an_oack_that_grants_nothing_has_a_header_like_any_other() -> None:
+    assert header(b"\0\6") == (Opcode.OACK, 0)
+    assert header(memoryview(b"\0\6")) == (Opcode.OACK, 0)
+
+
 def test_a_block_of_the_largest_size_fits_the_largest_datagram() -> None:
     packet = Data(1, bytes(65464))
     assert len(packet.encode()) == MAX_DATAGRAM

@@ -69,6 +69,12 @@ def test_silence_doubles_the_wait_and_only_a_clean_sample_ends_that() -> None:
     assert timer.interval == timer.base == pytest.approx(0.1 + 4 * 0.0375)
 
 
+def test_a_lost_packet_on_a_fast_network_costs_some_tens_of_milliseconds() -> None:
+    timer = RetransmitTimer(Patience())
+    timer.sample(0.000_05)
+    assert 0.01 <= timer.interval <= 0.1
+
+
 def test_the_wait_never_falls_below_the_floor() -> None:
     timer = RetransmitTimer(Patience(floor=0.02))
     timer.sample(0.000_05)
