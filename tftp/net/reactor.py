@@ -1,0 +1,237 @@
+"""One thread, many transfers: a loop over a selector and a heap of deadlines.
+
+The reactor knows nothing of TFTP. A handler has a descriptor (or none), a `deadline` that moves,
+and says when it is `finished`; everything that touches a handler happens in the thread that runs
+the loop. Other threads reach that thread through `call`.
+
+The heap is lazy. A deadline that moves later (each packet moves one) costs nothing: the old entry
+stays, and is pushed again only when it surfaces.
+"""
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+__all__ = ["Handler", "Reactor"]
+
+logger = logging.getLogger("tftp")
+
+
+class Handler(Protocol):
+    """What a reactor drives.
+
+    Attributes:
+        deadline: when to call `expire` (on the clock of `time.monotonic`), None for never.
+        armed: the deadline that the reactor's heap holds for it; the reactor's alone.
+        blocked: it waits for room to send; `writable` is called when there is some.
+        finished: it wants to be dropped, and closed.
+    """
+
+    armed: float
+
+    @property
+    def deadline(self) -> float | None: ...
+    @property
+    def blocked(self) -> bool: ...
+    @property
+    def finished(self) -> bool: ...
+    def fileno(self) -> int:
+        """Its descriptor; -1 for a handler that has only deadlines."""
+
+    def readable(self, now: float) -> None:
+        """There is something to receive."""
+
+    def writable(self, now: float) -> None:
+        """There is room to send."""
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+
+    def failed(self, error: Exception) -> None:
+        """One of the calls above raised `error`: a fault of the program, not of the network."""
+
+    def close(self) -> None:
+        """It has been dropped."""
+
+
+_NEVER = float("inf")
+
+
+class Reactor:
+    """The loop. Create it anywhere, `run` it in one thread."""
+
+    def __init__(self, dropped: Callable[[Handler], None] | None = None) -> None:
+        """`dropped` is told of every handler that has been dropped, in the loop's thread."""
+        self._dropped = dropped
+        self._selector = selectors.DefaultSelector()
+        self._handlers: set[Handler] = set()
+        self._heap: list[tuple[float, int, Handler]] = []
+        self._order = itertools.count()
+        self._calls: deque[Callable[[], None]] = deque()
+        self._waking = False
+        self._wake_lock = threading.Lock()
+        self._closed = False
+        self._thread: int | None = None
+        self._wake_receiver, self._wake_sender = _wake_pipe()
+        self._selector.register(self._wake_receiver, selectors.EVENT_READ, None)
+
+    def __len__(self) -> int:
+        return len(self._handlers)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the caller is in the thread that runs the loop."""
+        return self._thread == threading.get_ident()
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have `function` called in the loop's thread, soon; never, if the reactor is closed.
+
+        Any thread may call this.
+        """
+        self._calls.append(function)
+        if self._waking:
+            return
+        # The lock keeps the descriptor from being closed, and its number used again, in between.
+        with self._wake_lock:
+            if not self._closed:
+                self._waking = True
+                os.write(self._wake_sender, _WAKE)
+
+    def add(self, handler: Handler) -> None:
+        """Take a handler in."""
+        self._handlers.add(handler)
+        handler.armed = _NEVER
+        if handler.fileno() >= 0:
+            self._selector.register(handler.fileno(), selectors.EVENT_READ, handler)
+        self.settle(handler)
+
+    def settle(self, handler: Handler) -> None:
+        """Take note of what has changed in a handler that somebody else has called."""
+        if handler not in self._handlers:
+            return
+        if handler.finished:
+            self._drop(handler)
+            return
+        deadline = handler.deadline
+        if deadline is not None and deadline < handler.armed:
+            handler.armed = deadline
+            heapq.heappush(self._heap, (deadline, next(self._order), handler))
+        if handler.blocked:
+            both = selectors.EVENT_READ | selectors.EVENT_WRITE
+            self._selector.modify(handler.fileno(), both, handler)
+
+    def release(self, handler: Handler) -> None:
+        """Give a handler back, open, if it is still here."""
+        if handler in self._handlers:
+            self._handlers.remove(handler)
+            if handler.fileno() >= 0:
+                self._selector.unregister(handler.fileno())
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Serve until `until()` is true; it is asked after each turn."""
+        self._thread = threading.get_ident()
+        try:
+            while not until():
+                self.turn()
+        finally:
+            self._thread = None
+
+    def turn(self) -> None:
+        """Wait for the next thing to happen, and do it."""
+        timeout = None
+        if self._heap:
+            timeout = max(0.0, self._heap[0][0] - time.monotonic())
+        ready = self._selector.select(timeout)
+        now = time.monotonic()
+        for key, mask in ready:
+            handler: Handler | None = key.data
+            if handler is None:
+                self._woken()
+            elif handler in self._handlers:
+                self._serve(handler, mask, now)
+        self._expire(now)
+
+    def close(self) -> None:
+        """Drop and close all handlers, and the loop's own descriptors."""
+        for handler in list(self._handlers):
+            self._drop(handler)
+        self._heap.clear()
+        self._selector.close()
+        with self._wake_lock:
+            self._closed = True
+            for descriptor in {self._wake_receiver, self._wake_sender}:
+                os.close(descriptor)
+
+    def _serve(self, handler: Handler, mask: int, now: float) -> None:
+        try:
+            if mask & selectors.EVENT_READ:
+                handler.readable(now)
+            if mask & selectors.EVENT_WRITE:
+                self._selector.modify(handler.fileno(), selectors.EVENT_READ, handler)
+                handler.writable(now)
+        except Exception as error:
+            self._contain(handler, error)
+        self.settle(handler)
+
+    def _expire(self, now: float) -> None:
+        while self._heap and self._heap[0][0] <= now:
+            _, _, handler = heapq.heappop(self._heap)
+            if handler not in self._handlers:
+                continue
+            handler.armed = _NEVER
+            try:
+                handler.expire(now)
+            except Exception as error:
+                self._contain(handler, error)
+            self.settle(handler)
+
+    def _contain(self, handler: Handler, error: Exception) -> None:
+        """A fault of one handler must not stop the others."""
+        try:
+            handler.failed(error)
+        except Exception:
+            logger.exception("a handler could not even fail")
+            self._drop(handler)
+
+    def _woken(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_receiver, 4096)
+        self._waking = False
+        for _ in range(len(self._calls)):
+            try:
+                self._calls.popleft()()
+            except Exception:
+                logger.exception("a call into the reactor failed")
+
+    def _drop(self, handler: Handler) -> None:
+        if handler not in self._handlers:
+            return
+        self.release(handler)
+        try:
+            handler.close()
+        except Exception:
+            logger.exception("a handler could not be closed")
+        if self._dropped is not None:
+            self._dropped(handler)
+
+
+_WAKE = (1).to_bytes(8, "little")
+
+
+def _wake_pipe() -> tuple[int, int]:
+    """A descriptor to wait on and one to wake it by; the same one where there is `eventfd`."""
+    if hasattr(os, "eventfd"):
+        descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return descriptor, descriptor
+    receiver, sender = os.pipe()
+    os.set_blocking(receiver, False)
+    os.set_blocking(sender, False)
+    return receiver, sender

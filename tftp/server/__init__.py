@@ -1,0 +1,215 @@
+"""A TFTP server to run as a daemon or inside another program.
+
+::
+
+    with Server(Directory("boot")) as server:
+        print(server.address)
+
+`Server` brings the parts together: a storage, the rules, listeners on the addresses asked, and an
+engine that runs the transfers. It knows of transfers only what the events tell.
+"""
+
+import errno
+import itertools
+import logging
+import os
+import socket
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from tftp.events import Address, Event, Observer
+from tftp.net.reactor import Reactor
+from tftp.server.config import ServerConfig
+from tftp.server.engine import Engine
+from tftp.server.listener import Listener
+from tftp.server.opening import Opening
+from tftp.server.policy import Policy
+from tftp.server.threads import ThreadEngine
+from tftp.storage import Directory
+from tftp.storage.base import Storage
+
+__all__ = ["Engine", "Server", "ServerConfig", "ThreadEngine"]
+
+logger = logging.getLogger("tftp")
+
+
+class Server:
+    """A TFTP server. It serves from `start` to `stop`, or for as long as its `with` block runs."""
+
+    def __init__(
+        self,
+        storage: Storage | str | os.PathLike[str],
+        *,
+        config: ServerConfig | None = None,
+        engine: Engine | None = None,
+        policy: Sequence[Policy] = (),
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        """Bring the parts together; nothing is opened before `start`.
+
+        Args:
+            storage: where the files are; a path means that directory, read-only.
+            config: what to listen on and what to grant; by default a free port on loopback.
+            engine: what runs the transfers; by default threads.
+            policy: rules for requests, applied in order.
+            observers: are given every event, in the threads where they happen: they must be quick.
+        """
+        self._storage = Directory(storage) if isinstance(storage, str | os.PathLike) else storage
+        self._config = config or ServerConfig()
+        self._engine: Engine = engine or ThreadEngine()
+        self._policy = tuple(policy)
+        self._observers = tuple(observers)
+        self._listeners: list[Listener] = []
+        self._reactor: Reactor | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._stopping = threading.Lock()
+        self._stopped = threading.Event()
+
+    def __enter__(self) -> "Server":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> Address:
+        """The first address that the server listens on, the port being the real one."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All addresses that the server listens on. Raises `RuntimeError` if it does not run."""
+        if not self._listeners:
+            raise RuntimeError("the server is not running")
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def running(self) -> int:
+        """How many transfers run now."""
+        return self._engine.running
+
+    def start(self) -> None:
+        """Listen, and serve in threads of its own.
+
+        Raises:
+            OSError: an address can not be listened on; `filename` says which.
+            RuntimeError: the server runs already.
+        """
+        if self._listeners:
+            raise RuntimeError("the server is running already")
+        self._stopped.clear()
+        opening = Opening(self._storage, self._config, self._policy, self._report)
+        self._listeners = self._bind(opening)
+        self._engine.start(opening, self._config)
+        own = [listener for listener in self._listeners if not self._engine.listen(listener)]
+        if own:
+            self._closing = False
+            self._reactor = Reactor()
+            for listener in own:
+                self._reactor.add(listener)
+            self._thread = threading.Thread(
+                target=self._reactor.run,
+                args=(lambda: self._closing,),
+                name="tftp-listener",
+                daemon=True,
+            )
+            self._thread.start()
+
+    def serve_forever(self) -> None:
+        """Wait until another thread, or a signal handler, stops the server."""
+        self._stopped.wait()
+
+    def drain(self) -> None:
+        """Take no more requests, and return when the last running transfer has ended.
+
+        Another thread may call `stop` meanwhile to end it sooner.
+        """
+        self.stop(grace=None)
+
+    def stop(self, grace: float | None = 0.0) -> None:
+        """Take no more requests, let transfers run on for up to `grace` seconds, abort the rest.
+
+        Nothing is left behind: no thread, no descriptor, no half-written file. May be called from
+        any thread, and again.
+        """
+        with self._stopping:
+            if self._reactor is not None and self._thread is not None:
+                self._reactor.call(self._close_door)
+                self._thread.join()
+                self._reactor.close()
+                self._reactor = self._thread = None
+        self._engine.stop(grace)
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+        self._stopped.set()
+
+    def _close_door(self) -> None:
+        self._closing = True
+
+    def _bind(self, opening: Opening) -> list[Listener]:
+        numbers = itertools.count(1)
+        listeners: list[Listener] = []
+        port = self._config.port
+        try:
+            for family, address, optional in self._addresses():
+                try:
+                    listener = Listener(
+                        family,
+                        (address[0], port, *address[2:]),
+                        self._engine,
+                        refused=opening.refuse,
+                        numbers=numbers,
+                        freebind=self._config.freebind,
+                    )
+                except OSError as error:
+                    if optional and error.errno in _NO_IPV6:
+                        logger.info("this host has no IPv6: listening on IPv4 alone")
+                        continue
+                    raise
+                listeners.append(listener)
+                port = listener.address[1]
+        except OSError:
+            for listener in listeners:
+                listener.close()
+            raise
+        return listeners
+
+    def _addresses(self) -> list[tuple[int, Address, bool]]:
+        """Family and address of each socket to open, and whether to do without if there is none."""
+        family = self._config.family
+        if not self._config.hosts:
+            either = family == 0
+            wildcards = [
+                (socket.AF_INET, ("0.0.0.0", 0), False),  # noqa: S104  (all addresses were asked)
+                (socket.AF_INET6, ("::", 0, 0, 0), either),
+            ]
+            return [entry for entry in wildcards if family in (0, entry[0])]
+        found: dict[tuple[int, Address], None] = {}
+        for host in self._config.hosts:
+            try:
+                answers = socket.getaddrinfo(host, 0, family, socket.SOCK_DGRAM)
+            except socket.gaierror as error:
+                raise OSError(errno.EADDRNOTAVAIL, error.strerror, host) from error
+            for kind, _type, _protocol, _name, address in answers:
+                found[kind, address] = None
+        return [(kind, address, False) for kind, address in found]
+
+    def _report(self, event: Event) -> None:
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:
+                logger.exception("an observer failed")
+
+
+# What binding an IPv6 socket raises where there is none: no such family, or no such address.
+_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})

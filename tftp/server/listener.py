@@ -1,0 +1,210 @@
+"""The door of a server: the well-known port, and what comes to it.
+
+A request becomes an `Arrival` and goes to an engine. Anything else belongs to a transfer that runs
+(all of it in single-port mode, an ERROR that a Raspberry Pi sends to the wrong port in any), or is
+answered as RFC 1350 wants. The listener opens no file and keeps no state but its socket.
+"""
+
+import contextlib
+import itertools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from tftp.errors import DecodeError, ErrorCode, TFTPError
+from tftp.events import Address, Operation, Request, format_address
+from tftp.net import kernel
+from tftp.net.endpoint import SharedEndpoint, open_port
+from tftp.packets import MAX_DATAGRAM, Error, Opcode, ReadRequest, WriteRequest, decode
+
+__all__ = ["Arrival", "Busy", "Gate", "Listener"]
+
+logger = logging.getLogger("tftp")
+
+# Datagrams taken before the transfers in the same thread have their turn.
+_RECEIVES_IN_A_ROW = 64
+
+_UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
+
+
+class Busy(TFTPError):
+    """The server has all the transfers, or all the waiting requests, that it may have."""
+
+    def __init__(self, message: str = "server busy, try again later", code: int = 0) -> None:
+        super().__init__(message, code)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A request that has come in.
+
+    Attributes:
+        request: what is asked.
+        number: of the transfer that it may become.
+        door: an endpoint that answers from the address and port that were asked.
+    """
+
+    request: Request
+    number: int
+    door: SharedEndpoint
+
+    def refuse(self, error: TFTPError) -> None:
+        """Answer with an ERROR from the port that was asked, which every client accepts."""
+        with contextlib.suppress(OSError):  # It is a courtesy: the client's timer does the rest.
+            self.door.send(Error.of(error).encode(), self.request.peer)
+
+
+class Gate(Protocol):
+    """Where a listener takes what it receives; an engine's side of the door."""
+
+    def submit(self, arrival: Arrival) -> None:
+        """Take a request. Raises `Busy`."""
+
+    def deliver(self, octets: memoryview, peer: Address) -> bool:
+        """Take a datagram for the transfer with this peer; False if there is none."""
+
+
+class Listener:
+    """One bound socket; a `Handler` for a reactor."""
+
+    deadline = None
+    blocked = False
+
+    def __init__(
+        self,
+        family: int,
+        address: Address,
+        gate: Gate,
+        *,
+        refused: Callable[[Arrival, TFTPError], None],
+        numbers: "itertools.count[int]",
+        freebind: bool = False,
+    ) -> None:
+        """Bind.
+
+        Args:
+            family: `AF_INET` or `AF_INET6`.
+            address: what to bind.
+            gate: where requests go.
+            refused: is told of requests that got no further than here.
+            numbers: the numbers of transfers to come.
+            freebind: the address may be one that the host does not have yet.
+
+        Raises:
+            OSError: the address can not be bound; `filename` is the address.
+        """
+        sock = open_port(family)
+        try:
+            if freebind:
+                kernel.bind_anyway(sock)
+            kernel.enlarge_buffers(sock, kernel.WANTED_BUFFER)
+            kernel.ask_for_destination(sock)
+            sock.bind(address)
+        except OSError as error:
+            sock.close()
+            raise OSError(error.errno, error.strerror, format_address(address)) from error
+        self.armed = 0.0
+        self.finished = False
+        self.address: Address = sock.getsockname()
+        self._socket = sock
+        self._gate = gate
+        self._refused = refused
+        self._numbers = numbers
+        self._buffer = memoryview(bytearray(MAX_DATAGRAM))
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._socket.fileno()
+
+    def readable(self, now: float) -> None:
+        """Take in what has come."""
+        for _ in range(_RECEIVES_IN_A_ROW):
+            try:
+                count, controls, _flags, peer = self._socket.recvmsg_into(
+                    [self._buffer], kernel.ANCILLARY
+                )
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # What an earlier answer met on its way; the requests that wait are not concerned.
+                logger.debug("listening on %s: %s", format_address(self.address), error)
+                continue
+            local = self._asked_address(controls)
+            # RFC 1123, section 4.2.3.5: a request sent to a broadcast address stays unanswered.
+            if local is not None:
+                self._take(self._buffer[:count], peer, local)
+
+    def writable(self, now: float) -> None:
+        """Never waited for."""
+
+    def expire(self, now: float) -> None:
+        """Never waited for."""
+
+    def failed(self, error: Exception) -> None:
+        """A fault of the program must not close the door."""
+        logger.error("listening on %s", format_address(self.address), exc_info=error)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    def _asked_address(self, controls: list[kernel.Control]) -> Address | None:
+        """The address that the datagram was sent to; None for a broadcast or multicast one."""
+        asked = kernel.destination(controls)
+        if asked is None:
+            return self.address
+        host, interface, unicast = asked
+        if not unicast:
+            return None
+        if ":" not in host:
+            return (host, self.address[1])
+        return (host, self.address[1], 0, interface if host.startswith("fe80") else 0)
+
+    def _take(self, octets: memoryview, peer: Address, local: Address) -> None:
+        if octets[:2] not in _REQUESTS and self._gate.deliver(octets, peer):
+            return
+        try:
+            packet = decode(octets)
+        except DecodeError as error:
+            logger.info("%s sent no TFTP packet: %s", format_address(peer), error)
+            self._answer(Error.of(error).encode(), peer, local)
+            return
+        match packet:
+            case ReadRequest():
+                self._request(Operation.READ, packet, peer, local)
+            case WriteRequest():
+                self._request(Operation.WRITE, packet, peer, local)
+            case Error():
+                logger.debug("%s sent an ERROR to nobody: %s", format_address(peer), packet)
+            case _:
+                self._answer(_UNKNOWN_TID, peer, local)
+
+    def _request(
+        self,
+        operation: Operation,
+        packet: ReadRequest | WriteRequest,
+        peer: Address,
+        local: Address,
+    ) -> None:
+        request = Request(
+            operation=operation,
+            filename=packet.filename,
+            mode=packet.mode.lower(),
+            options=packet.options,
+            peer=peer,
+            local=local,
+        )
+        arrival = Arrival(request, next(self._numbers), SharedEndpoint(self._socket, local))
+        try:
+            self._gate.submit(arrival)
+        except Busy as error:
+            arrival.refuse(error)
+            self._refused(arrival, error)
+
+    def _answer(self, datagram: bytes, peer: Address, local: Address) -> None:
+        with contextlib.suppress(OSError):
+            SharedEndpoint(self._socket, local).send(datagram, peer)
+
+
+_REQUESTS = (Opcode.RRQ.to_bytes(2, "big"), Opcode.WRQ.to_bytes(2, "big"))

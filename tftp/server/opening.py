@@ -1,0 +1,234 @@
+"""From a request to a session: the rules, the file, the terms and the port, in this order.
+
+The file is open before an OACK can leave: firmware that has seen an OACK takes an ERROR after it
+for the end of its boot. This is the same for every engine; where and when it runs is theirs to say.
+"""
+
+import itertools
+import logging
+import random
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tftp.errors import ErrorCode, ProtocolError, Refused, TFTPError
+from tftp.events import (
+    Address,
+    Observer,
+    Operation,
+    Request,
+    RequestReceived,
+    RequestRefused,
+)
+from tftp.net import kernel
+from tftp.net.endpoint import Endpoint, Workspace, open_first_free, open_port
+from tftp.options import DEFAULT_BLKSIZE, Limits, Terms, answer
+from tftp.server.config import ServerConfig
+from tftp.server.listener import Arrival
+from tftp.server.policy import Policy
+from tftp.session import Link, ReceivingSession, SendingSession, Session
+from tftp.storage.adapters import NetasciiSink, NetasciiSource
+from tftp.storage.base import Storage
+from tftp.transfer import Receiver, Sender
+
+__all__ = ["Opening"]
+
+logger = logging.getLogger("tftp")
+
+# The headers of IP, UDP and TFTP in front of each block: what a blksize must leave room for.
+_HEADERS = {socket.AF_INET: 20 + 8 + 4, socket.AF_INET6: 40 + 8 + 4}
+# Every path takes a block of this size whole (IPv6: 1280 octets; nobody runs IPv4 with less today).
+_SAFE_BLKSIZE = 1280 - 52
+# The route to a client is looked up anew after so many seconds, and so many are remembered.
+_ROUTE_AGE, _ROUTES = 30.0, 1024
+
+
+class Opening:
+    """Opens sessions, by one server's rules.
+
+    Threads may share it: what it keeps for itself is a cache, and any answer from it is right.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        config: ServerConfig,
+        policy: Sequence[Policy],
+        report: Observer,
+    ) -> None:
+        self._storage = storage
+        self._config = config
+        self._policy = tuple(policy)
+        self._report = report
+        self._routes: dict[str, tuple[float, int]] = {}
+        self._turn = itertools.count(random.randrange(1 << 16))  # noqa: S311  (spreads, hides nothing)
+
+    def open(self, arrival: Arrival, workspace: Workspace, now: float) -> Session | None:
+        """The session that serves this request, not started yet; None if it was refused.
+
+        The client has then got its ERROR, and the observers know.
+        """
+        request = arrival.request
+        self._report(RequestReceived(time=time.time(), transfer=arrival.number, request=request))
+        try:
+            return self._open(arrival, workspace, now)
+        except TFTPError as error:
+            self.refuse(arrival, error)
+        except OSError as error:
+            refusal = Refused.because(error)
+            refusal.__cause__ = error
+            self.refuse(arrival, refusal)
+        except Exception as error:
+            # A storage or a rule is a user's program: its fault is not the end of the server.
+            logger.exception("request %d failed by a fault of the program", arrival.number)
+            refusal = Refused("internal error", ErrorCode.UNDEFINED)
+            refusal.__cause__ = error
+            self.refuse(arrival, refusal)
+        return None
+
+    def refuse(self, arrival: Arrival, error: TFTPError) -> None:
+        """Answer with an ERROR, and say so."""
+        arrival.refuse(error)
+        self._report(
+            RequestRefused(
+                time=time.time(), transfer=arrival.number, request=arrival.request, error=error
+            )
+        )
+
+    def _open(self, arrival: Arrival, workspace: Workspace, now: float) -> Session:
+        request = _in_known_mode(arrival.request)
+        for rule in self._policy:
+            request = rule(request)
+        if request.operation is Operation.READ:
+            return self._open_read(arrival, request, workspace, now)
+        return self._open_write(arrival, request, workspace, now)
+
+    def _open_read(
+        self, arrival: Arrival, request: Request, workspace: Workspace, now: float
+    ) -> Session:
+        source = self._storage.open_read(request)
+        try:
+            # RFC 2349: tsize is the size as sent, which netascii changes in ways not known yet.
+            size = source.size if request.mode == "octet" else None
+            terms, granted = answer(request.options, self._limits(request), size=size)
+            if request.mode == "netascii":
+                source = NetasciiSource(source, keep=terms.windowsize * terms.blksize)
+            machine = Sender.answer(terms, granted, now, self._config.patience)
+            link = Link(self._endpoint(arrival, terms), request.peer, workspace)
+        except BaseException:
+            source.close()
+            raise
+        return SendingSession(
+            machine,
+            source,
+            arrival.request,
+            link,
+            report=self._report,
+            number=arrival.number,
+            now=now,
+        )
+
+    def _open_write(
+        self, arrival: Arrival, request: Request, workspace: Workspace, now: float
+    ) -> Session:
+        sink = self._storage.open_write(request)
+        try:
+            limits = self._limits(request)
+            terms, granted = answer(request.options, limits, size=_announced(request))
+            room = max(1, kernel.receive_budget() // terms.blksize)
+            if terms.windowsize > room:
+                limits = replace(limits, max_windowsize=room)
+                terms, granted = answer(request.options, limits, size=_announced(request))
+            if request.mode == "netascii":
+                sink = NetasciiSink(sink)
+            machine = Receiver.answer(terms, granted, now, self._config.patience)
+            link = Link(self._endpoint(arrival, terms), request.peer, workspace)
+        except BaseException:
+            sink.discard()
+            raise
+        return ReceivingSession(
+            machine,
+            sink,
+            arrival.request,
+            link,
+            report=self._report,
+            number=arrival.number,
+            now=now,
+        )
+
+    def _endpoint(self, arrival: Arrival, terms: Terms) -> Endpoint:
+        """The port to answer from: a new one (RFC 1350, section 4), unless configured otherwise."""
+        if self._config.single_port:
+            return arrival.door
+        local = arrival.request.local
+        family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+        sock = self._open_port(family, (local[0], 0, *local[2:]))
+        receives = arrival.request.operation is Operation.WRITE and terms.windowsize > 1
+        if receives:
+            kernel.enlarge_buffers(sock, min(kernel.WANTED_BUFFER, _window_octets(terms)))
+        return Endpoint(sock, joins=receives)
+
+    def _open_port(self, family: int, local: Address) -> socket.socket:
+        if self._config.port_range is None:
+            return open_port(family, local)
+        low, high = self._config.port_range
+        count = high - low + 1
+        first = next(self._turn)
+        try:
+            return open_first_free(
+                family, local, (low + (first + step) % count for step in range(count))
+            )
+        except OSError as error:
+            logger.warning("no port between %d and %d is free", low, high)
+            raise Refused(
+                "server busy: all its ports are in use, try again later", ErrorCode.UNDEFINED
+            ) from error
+
+    def _limits(self, request: Request) -> Limits:
+        """The configured limits, with blksize small enough not to be fragmented on the way."""
+        limits = self._config.limits
+        if not self._config.clamp_to_mtu or _asked_blksize(request) <= _SAFE_BLKSIZE:
+            return limits
+        family = socket.AF_INET6 if ":" in request.peer[0] else socket.AF_INET
+        room = self._mtu(request.peer, family) - _HEADERS[family]
+        return replace(limits, max_blksize=min(limits.max_blksize, max(DEFAULT_BLKSIZE, room)))
+
+    def _mtu(self, peer: Address, family: int) -> int:
+        now = time.monotonic()
+        expires, mtu = self._routes.get(peer[0], (0.0, 0))
+        if expires < now:
+            if len(self._routes) >= _ROUTES:
+                self._routes.clear()
+            mtu = kernel.path_mtu(peer, family) or _ETHERNET
+            self._routes[peer[0]] = (now + _ROUTE_AGE, mtu)
+        return mtu
+
+
+_ETHERNET = 1500
+
+
+def _in_known_mode(request: Request) -> Request:
+    if request.mode in ("octet", "netascii"):
+        return request
+    mode = request.mode[:16]
+    raise ProtocolError(f"mode {mode!r} is not served: ask for octet or netascii")
+
+
+def _asked_blksize(request: Request) -> int:
+    asked = [request.option(name) or "" for name in ("blksize", "blksize2")]
+    return max((int(text) for text in asked if text.isdecimal() and len(text) < 6), default=0)
+
+
+def _announced(request: Request) -> int | None:
+    """RFC 2349: the size in a write request goes back as it came."""
+    text = request.option("tsize") or ""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 20 else None
+
+
+def _window_octets(terms: Terms) -> int:
+    return 2 * terms.windowsize * (terms.blksize + _PACKET_OVERHEAD)
+
+
+# What the kernel adds to each packet that waits in a buffer, roughly.
+_PACKET_OVERHEAD = 1024

@@ -1,0 +1,224 @@
+"""The threaded engine: a queue, and reactor threads that each serve many transfers.
+
+A thread per transfer hands the interpreter's lock around at every packet; a reactor that has a
+thousand transfers does not. So there is one thread where there is such a lock, and one for each
+core where there is none. A client's requests always go to the same thread, and there each meets
+the client's transfer that may still be running.
+"""
+
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+
+from tftp.errors import Aborted
+from tftp.events import Address
+from tftp.net.endpoint import Workspace
+from tftp.net.reactor import Handler, Reactor
+from tftp.server.config import ServerConfig
+from tftp.server.listener import Arrival, Busy, Listener
+from tftp.server.opening import Opening
+from tftp.session import Session
+
+__all__ = ["ThreadEngine"]
+
+logger = logging.getLogger("tftp")
+
+
+class ThreadEngine:
+    """Serves transfers in `threads` reactor threads; by default as many as can run at once."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        """Remember the number; `start` starts them.
+
+        Raises:
+            ValueError: fewer than one.
+        """
+        if threads is not None and threads < 1:
+            raise ValueError("an engine has at least one thread")
+        self._count = threads or _default_threads()
+        self._workers: list[_Worker] = []
+        self._single_port = False
+
+    def start(self, opening: Opening, config: ServerConfig) -> None:
+        """Start the threads."""
+        self._single_port = config.single_port
+        # Transfers that share one socket share its thread.
+        count = 1 if config.single_port else self._count
+        self._workers = [_Worker(opening, config, number) for number in range(count)]
+        for worker in self._workers:
+            worker.start()
+
+    def listen(self, listener: Listener) -> bool:
+        """In single-port mode the listener's datagrams are the transfers': serve it with them."""
+        if self._single_port:
+            self._workers[0].listen(listener)
+        return self._single_port
+
+    def submit(self, arrival: Arrival) -> None:
+        """Queue a request. Raises `Busy` when the queue is full."""
+        self._worker(arrival.request.peer).submit(arrival)
+
+    def deliver(self, octets: memoryview, peer: Address) -> bool:
+        """Pass a datagram on to the transfer with `peer`, if there is one."""
+        return bool(self._workers) and self._worker(peer).deliver(octets, peer)
+
+    def stop(self, grace: float | None) -> None:
+        """Wait for running transfers for up to `grace` seconds, then abort them and the threads."""
+        workers = self._workers
+        until = None if grace is None else time.monotonic() + grace
+        for worker in workers:
+            worker.drain()
+        for worker in workers:
+            worker.join(None if until is None else max(0.0, until - time.monotonic()))
+        for worker in workers:
+            worker.abort()
+        for worker in workers:
+            worker.join(None)
+
+    @property
+    def running(self) -> int:
+        """How many transfers run now."""
+        return sum(worker.running for worker in self._workers)
+
+    def _worker(self, peer: Address) -> "_Worker":
+        return self._workers[hash(_key(peer)) % len(self._workers)]
+
+
+class _Worker:
+    """One thread, its reactor, its queue, and the sessions in it by their peer."""
+
+    def __init__(self, opening: Opening, config: ServerConfig, number: int) -> None:
+        self._opening = opening
+        self._inbox: queue.Queue[Arrival] = queue.Queue(config.queue_size)
+        self._max_transfers = config.max_transfers
+        self._workspace = Workspace()
+        self._reactor = Reactor(dropped=self._forget)
+        self._sessions: dict[Address, Session] = {}
+        self._draining = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"tftp-reactor-{number}", daemon=True
+        )
+
+    # -- from other threads -----------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def listen(self, listener: Listener) -> None:
+        self._reactor.call(lambda: self._reactor.add(listener))
+
+    def submit(self, arrival: Arrival) -> None:
+        try:
+            self._inbox.put_nowait(arrival)
+        except queue.Full:
+            raise Busy from None
+        self._reactor.call(self._take)
+
+    def deliver(self, octets: memoryview, peer: Address) -> bool:
+        session = self._sessions.get(_key(peer))
+        if session is None:
+            return False
+        if self._reactor.inside:
+            self._deliver(session, octets)
+        else:
+            copy = memoryview(bytes(octets))
+            self._reactor.call(lambda: self._deliver(session, copy))
+        return True
+
+    def drain(self) -> None:
+        self._reactor.call(self._drain)
+
+    def abort(self) -> None:
+        self._reactor.call(self._abort)
+
+    def join(self, timeout: float | None) -> None:
+        self._thread.join(timeout)
+
+    @property
+    def running(self) -> int:
+        return sum(session.ended is None for session in list(self._sessions.values()))
+
+    # -- in the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._reactor.run(until=lambda: self._draining and not self._sessions)
+        finally:
+            self._reactor.close()
+
+    def _take(self) -> None:
+        """Look at the requests that wait."""
+        while True:
+            try:
+                arrival = self._inbox.get_nowait()
+            except queue.Empty:
+                return
+            self._admit(arrival, time.monotonic())
+
+    def _admit(self, arrival: Arrival, now: float) -> None:
+        peer = _key(arrival.request.peer)
+        known = self._sessions.get(peer)
+        if known is not None:
+            if known.joins(arrival.request, now):
+                self._reactor.settle(known)
+                return
+            # The client has moved on; an ERROR would hit what it does now.
+            known.abort(Aborted("replaced by a new request of the same client"), tell=False)
+            self._reactor.settle(known)
+        if self._draining:
+            self._opening.refuse(arrival, Busy("server is shutting down"))
+            return
+        if len(self._sessions) >= self._max_transfers and not self._make_room():
+            self._opening.refuse(arrival, Busy())
+            return
+        session = self._opening.open(arrival, self._workspace, now)
+        if session is None:
+            return
+        self._sessions[peer] = session
+        session.start(now)
+        self._reactor.add(session)
+
+    def _make_room(self) -> bool:
+        """Give up the oldest session that only stays to repeat its last ACK; False if all run."""
+        for session in self._sessions.values():
+            if session.ended is not None:
+                session.abort(Aborted("made room"), tell=False)
+                self._reactor.settle(session)
+                return True
+        return False
+
+    def _deliver(self, session: Session, octets: memoryview) -> None:
+        session.deliver(octets, len(octets), time.monotonic())
+        self._reactor.settle(session)
+
+    def _drain(self) -> None:
+        self._draining = True
+        for session in list(self._sessions.values()):
+            if session.ended is not None:
+                session.abort(Aborted("server stops"), tell=False)
+                self._reactor.settle(session)
+
+    def _abort(self) -> None:
+        self._draining = True
+        for session in list(self._sessions.values()):
+            session.abort(Aborted("server stops"))
+            self._reactor.settle(session)
+
+    def _forget(self, handler: Handler) -> None:
+        if isinstance(handler, Session):
+            peer = _key(handler.request.peer)
+            if self._sessions.get(peer) is handler:
+                del self._sessions[peer]
+
+
+def _key(peer: Address) -> Address:
+    """What tells one client from another; an IPv6 flow label (the third part) does not."""
+    return peer[:2] + peer[3:]
+
+
+def _default_threads() -> int:
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return 1 if has_lock else os.cpu_count() or 1

@@ -1,0 +1,462 @@
+"""A transfer as it runs: a state machine, the file's end and the network's end, brought together.
+
+The whole of the shell around a machine is `_advance`: pass on what it hands out, store what it has
+collected, send its replies. The blocking client and both servers run these classes; they differ in
+who calls them. A failing file becomes an ERROR to the peer here, and nowhere else.
+"""
+
+import contextlib
+import errno
+import logging
+import time
+from dataclasses import dataclass
+
+from tftp.errors import Aborted, ErrorCode, ProtocolError, Refused, TFTPError, Unreachable
+from tftp.events import (
+    Address,
+    Observer,
+    Outcome,
+    Request,
+    TransferEnded,
+    TransferProgress,
+    TransferStarted,
+)
+from tftp.net.endpoint import Endpoint, Workspace
+from tftp.packets import Error, Opcode
+from tftp.storage.base import Sink, Source
+from tftp.transfer import Receiver, Sender, State, Transfer
+
+__all__ = ["Link", "ReceivingSession", "SendingSession", "Session"]
+
+logger = logging.getLogger("tftp")
+
+# Seconds between two progress events.
+_PROGRESS_EVERY = 0.25
+# A request that comes again while its transfer flows is a late copy if the peer was heard from this
+# recently (seconds); otherwise the client has started over.
+_LATE_COPY = 1.0
+
+# What a network says when it can not deliver just now: as good as a lost datagram.
+_LOSSES = frozenset(
+    {
+        errno.ENOBUFS,
+        errno.EPERM,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ECONNREFUSED,
+    }
+)
+
+_UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
+_ERROR_OPCODE = Opcode.ERROR.to_bytes(2, "big")
+# How many foreign addresses a session remembers, for its error message.
+_STRANGERS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The network's end of a transfer.
+
+    Attributes:
+        endpoint: the port to use; it is closed with the session.
+        peer: where to send to.
+        workspace: the buffers of the thread that runs the session.
+        pinned: the peer's port is known for good. A client's is not: the server answers from a port
+            of its own choice (RFC 1350, section 4), and the first answer pins it.
+    """
+
+    endpoint: Endpoint
+    peer: Address
+    workspace: Workspace
+    pinned: bool = True
+
+
+class Session:
+    """One transfer, as a `Handler` for a reactor. See its two kinds below.
+
+    Attributes:
+        machine: the state machine.
+        request: what was asked.
+        peer: where it sends to.
+        number: of the transfer, unique within its server or client.
+        size: octets in the file, if known.
+        ended: the event that told of the end, None while it runs.
+        strangers: addresses other than the peer's from which something came (the first few).
+        armed, blocked: for the reactor.
+    """
+
+    __slots__ = (
+        "_began",
+        "_endpoint",
+        "_next_progress",
+        "_pinned",
+        "_report",
+        "_started",
+        "_workspace",
+        "armed",
+        "blocked",
+        "ended",
+        "machine",
+        "number",
+        "peer",
+        "request",
+        "size",
+        "strangers",
+    )
+
+    #: Calls to receive before the other transfers have their turn.
+    RECEIVES_IN_A_ROW = 1
+
+    def __init__(
+        self,
+        machine: Transfer,
+        request: Request,
+        link: Link,
+        *,
+        report: Observer,
+        number: int,
+        now: float,
+        size: int | None = None,
+    ) -> None:
+        self.machine = machine
+        self.request = request
+        self.number = number
+        self.size = size
+        self.ended: TransferEnded | None = None
+        self.strangers: set[Address] = set()
+        self.armed = 0.0
+        self.blocked = False
+        self._endpoint = link.endpoint
+        self.peer = link.peer
+        self._pinned = link.pinned
+        self._workspace = link.workspace
+        self._report = report
+        self._started = False
+        self._began = now
+        self._next_progress = now + _PROGRESS_EVERY
+
+    # -- what a reactor calls ---------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float | None:
+        """When `expire` is to be called."""
+        return self.machine.deadline
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do, not even to repeat the last ACK."""
+        machine = self.machine
+        return machine.deadline is None and machine.outcome is not None
+
+    def fileno(self) -> int:
+        """The endpoint's descriptor; -1 where the port is shared with other transfers."""
+        return self._endpoint.fileno()
+
+    def readable(self, now: float) -> None:
+        """Take in what has come, and act on it."""
+        for _ in range(self.RECEIVES_IN_A_ROW):
+            received = self._receive()
+            if received is None:
+                break
+            self.deliver(*received, now)
+            if self.finished:
+                break
+
+    def writable(self, now: float) -> None:
+        """There is room to send again."""
+        self.blocked = False
+        self._advance(now)
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        self.machine.expire(now)
+        self._advance(now)
+
+    def failed(self, error: Exception) -> None:
+        """The program is at fault: end this transfer, and let the others go on."""
+        logger.error("transfer %d failed by a fault of the program", self.number, exc_info=error)
+        self.abort(Refused("internal error", ErrorCode.UNDEFINED))
+
+    def close(self) -> None:
+        """Let go of the file and the port, whatever state they are in."""
+        if self.ended is None:
+            self.abort(Aborted("closed"))
+        self._endpoint.close()
+
+    # -- what others call -------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """Send the first datagram."""
+        self._advance(now)
+
+    def deliver(self, octets: memoryview, size: int, now: float) -> None:
+        """Act on datagrams of `size` octets from the peer, one behind the other."""
+        receive = self.machine.receive
+        if len(octets) <= size:
+            receive(octets, now)
+        else:
+            for start in range(0, len(octets), size):
+                receive(octets[start : start + size], now)
+        self._advance(now)
+
+    def joins(self, request: Request, now: float) -> bool:
+        """Whether `request`, from the same client port, is this transfer's own, come again.
+
+        If not, the client has started something new, and this transfer is over (boot firmware that
+        uses one port for everything: lpxelinux, SLOF, s390).
+        """
+        machine = self.machine
+        if machine.outcome is not None or request != self.request:
+            return False
+        if machine.heard and machine.silence(now) >= _LATE_COPY:
+            return False
+        machine.request_repeated(now)
+        self._advance(now)
+        return True
+
+    def abort(self, error: TFTPError, *, tell: bool = True) -> None:
+        """End the transfer for this reason; `tell` the peer, unless it has moved on."""
+        self.machine.abort(error, tell=tell)
+        self._advance(time.monotonic())
+
+    # -- the shell --------------------------------------------------------------------------------
+
+    def _advance(self, now: float) -> None:
+        """Everything that follows from a change in the machine."""
+        machine = self.machine
+        self._work(now)
+        for datagram in machine.replies():
+            self._send(datagram)
+        if not self._started and machine.state is not State.REQUESTED:
+            self._report_start()
+        if machine.outcome is not None:
+            if self.ended is None:
+                self._settle()
+                self._report_end(now)
+        elif now >= self._next_progress:
+            self._report_progress(now)
+
+    def _work(self, now: float) -> None:
+        """Do what the machine hands out."""
+        raise NotImplementedError
+
+    def _settle(self) -> None:
+        """The transfer has ended, well or not: let go of the file."""
+        raise NotImplementedError
+
+    def _storage_failed(self, error: OSError | TFTPError) -> None:
+        refusal = error if isinstance(error, TFTPError) else Refused.because(error)
+        if refusal is not error:
+            refusal.__cause__ = error
+        self.machine.abort(refusal)
+
+    # -- the network ------------------------------------------------------------------------------
+
+    def _send(self, datagram: bytes) -> None:
+        try:
+            self._endpoint.send(datagram, self.peer)
+        except OSError as error:
+            self._network_failed(error)
+
+    def _receive(self) -> tuple[memoryview, int] | None:
+        """What has come from the peer: octets, and the size of the datagrams that they hold."""
+        while True:
+            try:
+                received = self._endpoint.receive(self._workspace.inbound)
+            except OSError as error:
+                self._network_failed(error)
+                self._advance(time.monotonic())
+                return None
+            if received is None:
+                return None
+            octets, size, sender = received
+            if sender == self.peer or self._is_peer(sender):
+                return octets, size
+            self._turn_away(octets, sender)
+
+    def _network_failed(self, error: OSError) -> None:
+        """Once the peer has been heard from it is a loss, and the timer's affair; before that a
+        client's user wants to know that the address is wrong.
+        """
+        if self._pinned and error.errno in _LOSSES:
+            return
+        unreachable = Unreachable(error.strerror or str(error))
+        unreachable.__cause__ = error
+        self.machine.abort(unreachable, tell=False)
+
+    def _is_peer(self, sender: Address) -> bool:
+        """Whether `sender` is the peer, though its address is not the same to the letter."""
+        if self._pinned:
+            return bool(sender[:2] == self.peer[:2])  # An IPv6 flow label may differ.
+        if sender[0] != self.peer[0]:
+            return False
+        self.peer = sender
+        self._pinned = True
+        return True
+
+    def _turn_away(self, octets: memoryview, sender: Address) -> None:
+        """RFC 1350, section 4: a foreign TID gets ERROR 5, and the transfer goes on undisturbed."""
+        if len(self.strangers) < _STRANGERS:
+            self.strangers.add(sender)
+        if octets[:2] == _ERROR_OPCODE:
+            return
+        with contextlib.suppress(OSError):  # Whoever that is, this transfer does not depend on it.
+            self._endpoint.send(_UNKNOWN_TID, sender)
+
+    # -- what it tells ----------------------------------------------------------------------------
+
+    def _report_start(self) -> None:
+        machine = self.machine
+        self._started = True
+        if self.size is None:
+            self.size = machine.terms.tsize
+        self._report(
+            TransferStarted(
+                time=time.time(),
+                transfer=self.number,
+                request=self.request,
+                terms=machine.terms,
+                granted=machine.granted,
+                size=self.size,
+            )
+        )
+
+    def _report_progress(self, now: float) -> None:
+        self._next_progress = now + _PROGRESS_EVERY
+        self._report(
+            TransferProgress(
+                time=time.time(),
+                transfer=self.number,
+                request=self.request,
+                counters=self.machine.counters.copy(),
+                size=self.size,
+                round_trip=self.machine.timer.round_trip,
+            )
+        )
+
+    def _report_end(self, now: float) -> None:
+        machine = self.machine
+        assert machine.outcome is not None  # noqa: S101
+        self.ended = TransferEnded(
+            time=time.time(),
+            transfer=self.number,
+            request=self.request,
+            outcome=machine.outcome,
+            error=machine.error,
+            terms=machine.terms,
+            granted=machine.granted,
+            size=self.size,
+            counters=machine.counters.copy(),
+            round_trip=machine.timer.round_trip,
+            duration=now - self._began,
+        )
+        self._report(self.ended)
+
+
+class SendingSession(Session):
+    """A transfer whose file is here: a server that is read from, a client that writes."""
+
+    __slots__ = ("_source",)
+
+    machine: Sender
+
+    def __init__(
+        self,
+        machine: Sender,
+        source: Source,
+        request: Request,
+        link: Link,
+        *,
+        report: Observer,
+        number: int,
+        now: float,
+    ) -> None:
+        super().__init__(
+            machine, request, link, report=report, number=number, now=now, size=source.size
+        )
+        self._source = source
+
+    def _work(self, now: float) -> None:
+        """Send what the window allows: one read and, where the kernel can, one call to send."""
+        machine = self.machine
+        while not self.blocked and (blocks := machine.window()):
+            blksize = machine.terms.blksize
+            batch = self._workspace.batch(blksize)
+            count = min(len(blocks), batch.capacity)
+            try:
+                octets = self._source.read_into(batch.slots[:count], (blocks.start - 1) * blksize)
+            except (OSError, TFTPError) as error:
+                self._storage_failed(error)
+                return
+            last = None
+            if octets < count * blksize:
+                count, last = octets // blksize + 1, octets % blksize
+            packets = batch.packets(blocks.start, count, last, machine.terms.rollover or 0)
+            sent = self._send_blocks(packets, batch.size, count)
+            machine.sent(sent, now, last if sent == count else None)
+            self.blocked = sent < count
+
+    def _send_blocks(self, packets: memoryview, size: int, count: int) -> int:
+        try:
+            return self._endpoint.send_blocks(packets, size, self.peer)
+        except OSError as error:
+            self._network_failed(error)
+            return count
+
+    def _settle(self) -> None:
+        self._source.close()
+
+
+class ReceivingSession(Session):
+    """A transfer whose file is there: a client that reads, a server that is written to.
+
+    With `exact` the file must have as many octets as `tsize` announced. Without, `tsize` is a hint:
+    netascii changes the size, and a client that writes may not know it.
+    """
+
+    __slots__ = ("_exact", "_sink")
+
+    RECEIVES_IN_A_ROW = 32
+
+    machine: Receiver
+
+    def __init__(
+        self,
+        machine: Receiver,
+        sink: Sink,
+        request: Request,
+        link: Link,
+        *,
+        report: Observer,
+        number: int,
+        now: float,
+        exact: bool = False,
+    ) -> None:
+        super().__init__(machine, request, link, report=report, number=number, now=now)
+        self._sink = sink
+        self._exact = exact
+
+    def _work(self, now: float) -> None:
+        """Store what has come; only then may the machine acknowledge it."""
+        machine = self.machine
+        try:
+            if chunks := machine.payloads():
+                self._sink.write(chunks)
+            if machine.complete and machine.outcome is None:
+                self._check_size()
+                self._sink.commit()
+        except (OSError, TFTPError) as error:
+            self._storage_failed(error)
+            return
+        machine.stored(now)
+
+    def _check_size(self) -> None:
+        announced, came = self.machine.terms.tsize, self.machine.counters.payload
+        if self._exact and announced is not None and announced != came:
+            raise ProtocolError(f"{announced} octets were announced, but {came} came")
+
+    def _settle(self) -> None:
+        if self.machine.outcome is not Outcome.DONE:
+            self._sink.discard()
