@@ -207,6 +207,10 @@ def test_a_transfer_counts_as_good_where_the_client_got_what_it_wanted() -> None
     }
 
 
+def test_every_counter_begins_at_zero() -> None:
+    assert Counters() == Counters(*[0] * 10)
+
+
 def test_a_copy_of_the_counters_stands_still() -> None:
     counters = Counters(*range(1, 11))
     copy = counters.copy()
@@ -252,7 +256,7 @@ names = st.binary(max_size=40) | st.text(max_size=20).map(lambda text: text.enco
         (b"\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
         (b"a\nb\rc\td\0", r"a\nb\rc\td\x00"),
         (b"\x7f", r"\x7f"),
-        ("\u0085\u009b2J".encode(), r"\u0085\u009b2J"),
+        ("\u0080\u0085\u009b2J".encode(), r"\u0080\u0085\u009b2J"),
         ("\u00a0\u00ad".encode(), r"\u00a0\u00ad"),
         ("gpj.\u202eexe".encode(), r"gpj.\u202eexe"),
         ("\u2066\u200f\u200b\ufeff\u2028".encode(), r"\u2066\u200f\u200b\ufeff\u2028"),
@@ -277,6 +281,10 @@ def test_no_two_names_are_shown_alike(name: bytes) -> None:
 def test_a_name_is_shown_alike_whether_it_comes_as_bytes_or_as_a_word(name: bytes) -> None:
     assert printable(name.decode("ascii", "surrogateescape")) == printable(name)
     assert printable(name.decode("utf-8", "surrogateescape")) == printable(name)
+
+
+def test_half_a_letter_is_told_from_a_byte() -> None:
+    assert printable("\udc7f\udc80\udcff\udd00") == r"\udc7f\x80\xff\udd00"
 
 
 @given(st.text(st.characters()) | st.text(st.characters(categories=["Cs", "Cc", "Cf", "Zl", "Zp"])))

@@ -205,6 +205,13 @@ def test_a_window_is_granted_up_to_the_limit(asked: str, limit: int, given: str)
     assert terms == Terms(windowsize=int(given))
 
 
+def test_a_server_that_was_told_nothing_grants_64_blocks_and_any_block_size() -> None:
+    assert granted({"windowsize": "65535", "blksize": "65464"}, Limits()) == {
+        "windowsize": "64",
+        "blksize": "65464",
+    }
+
+
 @pytest.mark.parametrize("text", ["1", "5", "255", "05", "000000000000000005"])
 def test_a_timeout_comes_back_byte_for_byte(text: str) -> None:
     # U-Boot ends the transfer if it does not; py3tftp is known for answering "1.0".
@@ -390,6 +397,12 @@ def test_a_grant_that_makes_no_sense_ends_the_transfer(name: str, text: str) -> 
 )
 def test_what_nobody_asked_ends_the_transfer(name: str, text: str) -> None:
     assert refusal({name: text}, {}).startswith(f"server answered '{name}' with '{text}': ")
+
+
+def test_a_refusal_tells_a_bad_value_from_a_bad_name() -> None:
+    assert refusal({"timeout": "3.0"}).endswith(": not a number")
+    assert refusal({"timeout": "3.0"}, {}).endswith(": it was not asked")
+    assert refusal({"windowsize": "4"}, {}).endswith(": it was not asked")
 
 
 def test_what_nobody_asked_may_pass_where_it_changes_nothing() -> None:
