@@ -26,6 +26,8 @@ RANKS = (
     "storage",
     "session",
     "net.reactor",
+    "dallying",
+    "dallying",
     "client aio server monitor",
     "cli",
 )
