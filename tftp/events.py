@@ -60,6 +60,8 @@ class Outcome(Enum):
     TIMED_OUT = "timed-out"
     #: The network says that there is nobody at the peer's address.
     UNREACHABLE = "unreachable"
+    #: The process that served it died.
+    CRASHED = "crashed"
     #: The file could not be read or written.
     STORAGE_ERROR = "storage-error"
     #: Cancelled from this side, or replaced by a new request of the same client.

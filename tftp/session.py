@@ -150,6 +150,11 @@ class Session:
         machine = self.machine
         return machine.deadline is None and machine.outcome is not None
 
+    @property
+    def local(self) -> Address:
+        """The address and port that it sends from."""
+        return self._endpoint.address
+
     def fileno(self) -> int:
         """The endpoint's descriptor; -1 where the port is shared with other transfers."""
         return self._endpoint.fileno()

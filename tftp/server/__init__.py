@@ -108,8 +108,11 @@ class Server:
         self._stopped.clear()
         opening = Opening(self._storage, self._config, self._policy, self._report)
         self._listeners = self._bind(opening)
-        self._engine.start(opening, self._config)
-        own = [listener for listener in self._listeners if not self._engine.listen(listener)]
+        try:
+            own = self._engine.start(opening, self._config, self._listeners)
+        except BaseException:
+            self._close_listeners()
+            raise
         if own:
             self._closing = False
             self._reactor = Reactor()
@@ -147,10 +150,13 @@ class Server:
                 self._reactor.close()
                 self._reactor = self._thread = None
         self._engine.stop(grace)
+        self._close_listeners()
+        self._stopped.set()
+
+    def _close_listeners(self) -> None:
         for listener in self._listeners:
             listener.close()
         self._listeners = []
-        self._stopped.set()
 
     def _close_door(self) -> None:
         self._closing = True

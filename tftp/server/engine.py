@@ -1,5 +1,6 @@
 """What a server asks of an engine: the protocol that threads and processes both fulfil."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from tftp.server.config import ServerConfig
@@ -12,11 +13,14 @@ __all__ = ["Engine"]
 class Engine(Gate, Protocol):
     """Runs transfers. It is also the gate of the listeners."""
 
-    def start(self, opening: Opening, config: ServerConfig) -> None:
-        """Be ready to take requests, and open each with `opening`."""
+    def start(
+        self, opening: Opening, config: ServerConfig, listeners: Sequence[Listener]
+    ) -> Sequence[Listener]:
+        """Be ready to take requests, and open each with `opening`.
 
-    def listen(self, listener: Listener) -> bool:
-        """Serve the listener's socket in a thread of the engine; False to have the server do it."""
+        Returns those of the listeners that the engine does not serve in a thread of its own, for
+        the server to do it.
+        """
 
     def stop(self, grace: float | None) -> None:
         """Let running transfers end for `grace` seconds (None: as long as it takes), abort the

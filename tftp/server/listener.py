@@ -8,6 +8,7 @@ answered as RFC 1350 wants. The listener opens no file and keeps no state but it
 import contextlib
 import itertools
 import logging
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +19,7 @@ from tftp.net import kernel
 from tftp.net.endpoint import SharedEndpoint, open_port
 from tftp.packets import MAX_DATAGRAM, Error, Opcode, ReadRequest, WriteRequest, decode
 
-__all__ = ["Arrival", "Busy", "Gate", "Listener"]
+__all__ = ["Arrival", "Busy", "Gate", "Listener", "client_key"]
 
 logger = logging.getLogger("tftp")
 
@@ -63,6 +64,11 @@ class Gate(Protocol):
 
     def deliver(self, octets: memoryview, peer: Address) -> bool:
         """Take a datagram for the transfer with this peer; False if there is none."""
+
+
+def client_key(peer: Address) -> Address:
+    """What tells one client from another; an IPv6 flow label (the third part) does not."""
+    return peer[:2] + peer[3:]
 
 
 class Listener:
@@ -112,6 +118,11 @@ class Listener:
         self._refused = refused
         self._numbers = numbers
         self._buffer = memoryview(bytearray(MAX_DATAGRAM))
+
+    @property
+    def socket(self) -> socket.socket:
+        """The bound socket."""
+        return self._socket
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -168,7 +179,9 @@ class Listener:
             packet = decode(octets)
         except DecodeError as error:
             logger.info("%s sent no TFTP packet: %s", format_address(peer), error)
-            self._answer(Error.of(error).encode(), peer, local)
+            if octets[:2] in _REQUESTS:
+                self._answer(Error.of(error).encode(), peer, local)
+            # Else silence: it may be an ERROR cut short, or a service that answers everything.
             return
         match packet:
             case ReadRequest():

@@ -57,10 +57,12 @@ class Opening:
         policy: Sequence[Policy],
         report: Observer,
     ) -> None:
+        #: What another process needs to open sessions by the same rules (see `launch`).
+        self.parts = (storage, config, tuple(policy))
         self._storage = storage
         self._config = config
         self._policy = tuple(policy)
-        self._report = report
+        self.report = report
         self._routes: dict[str, tuple[float, int]] = {}
         self._turn = itertools.count(random.randrange(1 << 16))  # noqa: S311  (spreads, hides nothing)
 
@@ -70,7 +72,7 @@ class Opening:
         The client has then got its ERROR, and the observers know.
         """
         request = arrival.request
-        self._report(RequestReceived(time=time.time(), transfer=arrival.number, request=request))
+        self.report(RequestReceived(time=time.time(), transfer=arrival.number, request=request))
         try:
             return self._open(arrival, workspace, now)
         except TFTPError as error:
@@ -90,7 +92,7 @@ class Opening:
     def refuse(self, arrival: Arrival, error: TFTPError) -> None:
         """Answer with an ERROR, and say so."""
         arrival.refuse(error)
-        self._report(
+        self.report(
             RequestRefused(
                 time=time.time(), transfer=arrival.number, request=arrival.request, error=error
             )
@@ -124,7 +126,7 @@ class Opening:
             source,
             arrival.request,
             link,
-            report=self._report,
+            report=self.report,
             number=arrival.number,
             now=now,
         )
@@ -152,7 +154,7 @@ class Opening:
             sink,
             arrival.request,
             link,
-            report=self._report,
+            report=self.report,
             number=arrival.number,
             now=now,
         )

@@ -12,13 +12,14 @@ import queue
 import sys
 import threading
 import time
+from collections.abc import Sequence
 
 from tftp.errors import Aborted
 from tftp.events import Address
 from tftp.net.endpoint import Workspace
 from tftp.net.reactor import Handler, Reactor
 from tftp.server.config import ServerConfig
-from tftp.server.listener import Arrival, Busy, Listener
+from tftp.server.listener import Arrival, Busy, Listener, client_key
 from tftp.server.opening import Opening
 from tftp.session import Session
 
@@ -40,22 +41,21 @@ class ThreadEngine:
             raise ValueError("an engine has at least one thread")
         self._count = threads or _default_threads()
         self._workers: list[_Worker] = []
-        self._single_port = False
 
-    def start(self, opening: Opening, config: ServerConfig) -> None:
+    def start(
+        self, opening: Opening, config: ServerConfig, listeners: Sequence[Listener]
+    ) -> Sequence[Listener]:
         """Start the threads."""
-        self._single_port = config.single_port
-        # Transfers that share one socket share its thread.
+        # Transfers that share the listener's socket share its thread.
         count = 1 if config.single_port else self._count
         self._workers = [_Worker(opening, config, number) for number in range(count)]
         for worker in self._workers:
             worker.start()
-
-    def listen(self, listener: Listener) -> bool:
-        """In single-port mode the listener's datagrams are the transfers': serve it with them."""
-        if self._single_port:
+        if not config.single_port:
+            return listeners
+        for listener in listeners:
             self._workers[0].listen(listener)
-        return self._single_port
+        return ()
 
     def submit(self, arrival: Arrival) -> None:
         """Queue a request. Raises `Busy` when the queue is full."""
@@ -84,7 +84,7 @@ class ThreadEngine:
         return sum(worker.running for worker in self._workers)
 
     def _worker(self, peer: Address) -> "_Worker":
-        return self._workers[hash(_key(peer)) % len(self._workers)]
+        return self._workers[hash(client_key(peer)) % len(self._workers)]
 
 
 class _Worker:
@@ -118,7 +118,7 @@ class _Worker:
         self._reactor.call(self._take)
 
     def deliver(self, octets: memoryview, peer: Address) -> bool:
-        session = self._sessions.get(_key(peer))
+        session = self._sessions.get(client_key(peer))
         if session is None:
             return False
         if self._reactor.inside:
@@ -159,7 +159,7 @@ class _Worker:
             self._admit(arrival, time.monotonic())
 
     def _admit(self, arrival: Arrival, now: float) -> None:
-        peer = _key(arrival.request.peer)
+        peer = client_key(arrival.request.peer)
         known = self._sessions.get(peer)
         if known is not None:
             if known.joins(arrival.request, now):
@@ -209,14 +209,9 @@ class _Worker:
 
     def _forget(self, handler: Handler) -> None:
         if isinstance(handler, Session):
-            peer = _key(handler.request.peer)
+            peer = client_key(handler.request.peer)
             if self._sessions.get(peer) is handler:
                 del self._sessions[peer]
-
-
-def _key(peer: Address) -> Address:
-    """What tells one client from another; an IPv6 flow label (the third part) does not."""
-    return peer[:2] + peer[3:]
 
 
 def _default_threads() -> int:

@@ -1,0 +1,109 @@
+"""Messages between the processes of one server: tuples of plain values over a stream socket.
+
+`marshal` writes them: it is the fastest that there is, and both ends run the same interpreter. A
+descriptor can travel with a message. Neither end trusts a client's bytes to it except as values.
+"""
+
+import marshal
+import socket
+import struct
+from typing import Any
+
+__all__ = ["Channel", "Message"]
+
+#: A tuple whose first member names its kind.
+Message = tuple[Any, ...]
+
+_LENGTH = struct.Struct("=I")
+_READ_AT_ONCE = 1 << 16
+
+
+class Channel:
+    """One end. Non-blocking, it keeps what could not be sent, and wants `flush` when there is room.
+
+    Attributes:
+        blocked: something waits to be sent.
+    """
+
+    __slots__ = ("_incoming", "_outgoing", "_socket")
+
+    def __init__(self, sock: socket.socket, *, blocking: bool) -> None:
+        sock.setblocking(blocking)
+        self._socket = sock
+        self._incoming = bytearray()
+        self._outgoing = bytearray()
+
+    @classmethod
+    def pair(cls) -> tuple["Channel", socket.socket]:
+        """This process's end of a new channel, non-blocking, and the socket of the other end."""
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        return cls(here, blocking=False), there
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 once it is closed."""
+        return self._socket.fileno()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits to be sent."""
+        return bool(self._outgoing)
+
+    def send(self, *message: Any) -> None:
+        """Send a message, or keep what there is no room for.
+
+        Raises:
+            OSError: the other end is gone.
+        """
+        data = marshal.dumps(message)
+        self._outgoing += _LENGTH.pack(len(data))
+        self._outgoing += data
+        self.flush()
+
+    def send_descriptor(self, descriptor: int, *message: Any) -> None:
+        """Send a message and a descriptor, on a blocking channel."""
+        data = marshal.dumps(message)
+        socket.send_fds(self._socket, [_LENGTH.pack(len(data)) + data], [descriptor])
+
+    def flush(self) -> None:
+        """Send what was kept. Raises `OSError` when the other end is gone."""
+        while self._outgoing:
+            try:
+                sent = self._socket.send(self._outgoing)
+            except BlockingIOError:
+                return
+            del self._outgoing[:sent]
+
+    def receive(self) -> tuple[list[Message], list[int]]:
+        """The messages that have come, and the descriptors with them, in order.
+
+        Raises:
+            EOFError: the other end is gone, and everything that it sent has been received.
+        """
+        try:
+            data, descriptors, _flags, _ = socket.recv_fds(self._socket, _READ_AT_ONCE, 1)
+        except BlockingIOError:
+            return [], []
+        except ConnectionError:
+            data, descriptors = b"", []
+        if not data:
+            raise EOFError
+        self._incoming += data
+        return self._complete(), descriptors
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+    def _complete(self) -> list[Message]:
+        messages = []
+        position = 0
+        incoming = self._incoming
+        while len(incoming) - position >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(incoming, position)
+            end = position + _LENGTH.size + length
+            if end > len(incoming):
+                break
+            messages.append(marshal.loads(incoming[position + _LENGTH.size : end]))  # noqa: S302
+            position = end
+        del incoming[:position]
+        return messages

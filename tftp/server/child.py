@@ -1,0 +1,156 @@
+"""A child of the process engine: it serves one transfer at a time, and tells its parent of it.
+
+It runs the sessions of the threaded server on a reactor of its own. What it can break is its own
+transfer: it shares with the rest of the server only its channel, and the listening sockets to
+answer a refused client from.
+"""
+
+import logging
+import socket
+from collections.abc import Sequence
+
+from tftp.errors import Aborted
+from tftp.events import Event, TransferStarted
+from tftp.net.endpoint import SharedEndpoint, Workspace
+from tftp.net.reactor import Handler, Reactor
+from tftp.server.channel import Channel, Message
+from tftp.server.config import ServerConfig
+from tftp.server.listener import Arrival
+from tftp.server.opening import Opening
+from tftp.server.policy import Policy
+from tftp.server.relay import pack_event, unpack_request
+from tftp.session import Session
+from tftp.storage.base import Storage
+
+__all__ = ["HEARTBEAT", "Child"]
+
+logger = logging.getLogger("tftp")
+
+#: While a child has a transfer, it says so once in so many seconds.
+HEARTBEAT = 2.0
+
+
+class Child:
+    """The child's end of its channel; a `Handler` for its reactor."""
+
+    blocked = False
+
+    def __init__(
+        self,
+        channel: Channel,
+        parts: tuple[Storage, ServerConfig, Sequence[Policy]],
+        doors: Sequence[socket.socket],
+    ) -> None:
+        """Be ready to serve.
+
+        Args:
+            channel: to the parent.
+            parts: the storage, the configuration and the rules.
+            doors: the listening sockets, in the parent's order.
+        """
+        storage, config, policy = parts
+        self.armed = 0.0
+        self.finished = False
+        self.deadline: float | None = None
+        self._channel = channel
+        self._opening = Opening(storage, config, policy, self._report)
+        self._doors = doors
+        self._workspace = Workspace()
+        self._reactor = Reactor(dropped=self._forget)
+        self._session: Session | None = None
+        self._leaving = False
+
+    def run(self) -> None:
+        """Serve until the parent has no more to do, or is gone."""
+        self._reactor.add(self)
+        self._reactor.run(until=lambda: self._leaving and self._session is None)
+        self._reactor.close()
+
+    # -- what the reactor calls -------------------------------------------------------------------
+
+    def fileno(self) -> int:
+        """The channel's descriptor."""
+        return self._channel.fileno()
+
+    def readable(self, now: float) -> None:
+        """The parent has something to say."""
+        try:
+            messages, _ = self._channel.receive()
+        except EOFError:
+            self._leave()
+            return
+        for message in messages:
+            self._obey(message, now)
+
+    def writable(self, now: float) -> None:
+        """Never waited for: the channel blocks."""
+
+    def expire(self, now: float) -> None:
+        """Tell the parent that this process is not stuck."""
+        self._channel.send("alive")
+        self.deadline = now + HEARTBEAT
+
+    def failed(self, error: Exception) -> None:
+        """Die of it, and be replaced: the parent is told by the system."""
+        raise SystemExit(1) from error
+
+    def close(self) -> None:
+        """The reactor is through."""
+        self._channel.close()
+
+    # -- the parent's orders ----------------------------------------------------------------------
+
+    def _obey(self, message: Message, now: float) -> None:
+        match message:
+            case "open", number, door, packed:
+                request = unpack_request(packed)
+                shared = SharedEndpoint(self._doors[door], request.local)
+                self._open(Arrival(request, number, shared), now)
+            case "deliver", octets:
+                if self._session is not None:
+                    self._session.deliver(memoryview(octets), len(octets), now)
+                    self._reactor.settle(self._session)
+            case "abort", reason:
+                if self._session is not None:
+                    self._session.abort(Aborted(reason))
+                    self._reactor.settle(self._session)
+
+    def _open(self, arrival: Arrival, now: float) -> None:
+        known = self._session
+        if known is not None:
+            if known.request.peer == arrival.request.peer and known.joins(arrival.request, now):
+                self._reactor.settle(known)
+                self._channel.send("joined", arrival.number)
+                return
+            # It only stays to repeat its last ACK, or its client has moved on.
+            known.abort(Aborted("replaced by a new request of the same client"), tell=False)
+            self._reactor.settle(known)
+        session = self._opening.open(arrival, self._workspace, now)
+        if session is None:
+            return
+        self._session = session
+        self.deadline = now + HEARTBEAT
+        session.start(now)
+        self._reactor.add(session)
+
+    def _leave(self) -> None:
+        """The parent has closed the channel. What only stays to repeat its last ACK may finish."""
+        self._leaving = True
+        self.finished = True
+        if self._session is not None and self._session.ended is None:
+            self._session.abort(Aborted("server stops"))
+            self._reactor.settle(self._session)
+
+    def _report(self, event: Event) -> None:
+        local = None
+        if isinstance(event, TransferStarted) and self._session is not None:
+            local = self._session.local
+        try:
+            self._channel.send("event", pack_event(event), local)
+        except OSError as error:
+            logger.debug("nobody hears of %s: %s", event, error)
+
+    def _forget(self, handler: Handler) -> None:
+        if handler is self._session:
+            self._session = None
+            self.deadline = None

@@ -1,0 +1,73 @@
+"""Starting another process of a server: a fresh interpreter, never a fork of this one.
+
+A process that has threads must not fork (their locks would stay locked in the child for ever), and
+a server inside somebody's program can not know. So a new interpreter is started, and given its
+parts: pickled, since they are Python objects, with the listening sockets by descriptor.
+"""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from tftp.server.channel import Channel
+
+__all__ = ["Launched", "launch", "parts_of_launch"]
+
+_COMMAND = """
+import sys
+sys.path[:] = {path!r}
+from {module} import main
+main({descriptor})
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A process that was started, and the channel to it."""
+
+    process: "subprocess.Popen[bytes]"
+    channel: Channel
+
+
+def launch(module: str, parts: Any, sockets: list[socket.socket]) -> Launched:
+    """Start an interpreter that runs `main(descriptor)` of `module`.
+
+    Args:
+        module: full name of the module.
+        parts: what it needs; it gets them from `parts_of_launch`.
+        sockets: are inherited, under the same descriptors.
+
+    Raises:
+        TypeError: something in `parts` can not be pickled.
+        OSError: no process can be started.
+    """
+    try:
+        pickled = pickle.dumps(parts)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(
+            f"a storage and rules for other processes must be picklable: {error}"
+        ) from error
+    channel, theirs = Channel.pair()
+    with theirs:
+        command = _COMMAND.format(path=sys.path, module=module, descriptor=theirs.fileno())
+        process = subprocess.Popen(  # noqa: S603  (this interpreter, running this package)
+            [sys.executable, "-c", command],
+            stdin=subprocess.PIPE,
+            pass_fds=[theirs.fileno(), *(sock.fileno() for sock in sockets)],
+        )
+    assert process.stdin is not None  # noqa: S101
+    with process.stdin as pipe:
+        pipe.write(pickled)
+    return Launched(process, channel)
+
+
+def parts_of_launch() -> Any:
+    """In the new process: what it was given."""
+    parts = pickle.load(sys.stdin.buffer)  # noqa: S301  (written by the process that started this)
+    with open(os.devnull, "rb") as nothing:  # noqa: PTH123
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+    return parts
