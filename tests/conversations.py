@@ -121,6 +121,17 @@ class Conversation:
         acked = {one.block for one in packets if isinstance(one, Ack)}
         return self.complete and max(self.data) in acked
 
+    def lost(self, one: Sent) -> bool:
+        """Whether the server can not have got this DATA of its client.
+
+        Some captures were taken in front of a lossy link, and show what was lost behind it: the
+        server then acknowledged the block before, and the client sent this one again.
+        """
+        if not one.by_client or not isinstance(one.packet, Data):
+            return False
+        later = [sent.packet for sent in self.sent[self.sent.index(one) + 1 :]]
+        return Ack(one.packet.block - 1) in later and one.packet in later
+
     @property
     def content(self) -> bytes:
         """The file as far as it was sent, in its local form where the mode is netascii."""
