@@ -175,6 +175,7 @@ class Server:
                         refused=opening.refuse,
                         numbers=numbers,
                         freebind=self._config.freebind,
+                        reuse_port=self._config.reuse_port,
                     )
                 except OSError as error:
                     if optional and error.errno in _NO_IPV6:

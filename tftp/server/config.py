@@ -17,6 +17,8 @@ class ServerConfig:
         port: the UDP port; 0 lets the system choose (see `Server.address`).
         family: `socket.AF_INET` or `AF_INET6` to use only that; 0 for both.
         freebind: listen on addresses that the host does not have yet (Linux).
+        reuse_port: let other processes of the same user listen on the same port, and have the
+            system deal the clients out among them (see `Supervisor`).
         limits: the most that options are granted.
         clamp_to_mtu: grant no blksize that would be fragmented on the way to the client.
         max_transfers: at most so many at once; more are answered ERROR 0 "busy".
@@ -30,6 +32,7 @@ class ServerConfig:
     port: int = 0
     family: int = 0
     freebind: bool = False
+    reuse_port: bool = False
     limits: Limits = field(default_factory=Limits)
     clamp_to_mtu: bool = True
     max_transfers: int = 5000

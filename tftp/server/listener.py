@@ -17,7 +17,7 @@ from tftp.errors import DecodeError, ErrorCode, TFTPError
 from tftp.events import Address, Operation, Request, format_address
 from tftp.net import kernel
 from tftp.net.endpoint import SharedEndpoint, open_port
-from tftp.packets import MAX_DATAGRAM, Error, Opcode, ReadRequest, WriteRequest, decode
+from tftp.packets import Error, Opcode, ReadRequest, WriteRequest, decode
 
 __all__ = ["Arrival", "Busy", "Gate", "Listener", "client_key"]
 
@@ -25,6 +25,9 @@ logger = logging.getLogger("tftp")
 
 # Datagrams taken before the transfers in the same thread have their turn.
 _RECEIVES_IN_A_ROW = 64
+
+# The largest datagram that there is: one that was cut would look like a smaller one.
+_LARGEST = 65536
 
 _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 
@@ -86,6 +89,7 @@ class Listener:
         refused: Callable[[Arrival, TFTPError], None],
         numbers: "itertools.count[int]",
         freebind: bool = False,
+        reuse_port: bool = False,
     ) -> None:
         """Bind.
 
@@ -93,9 +97,10 @@ class Listener:
             family: `AF_INET` or `AF_INET6`.
             address: what to bind.
             gate: where requests go.
-            refused: is told of requests that got no further than here.
+            refused: is to answer requests that got no further than here.
             numbers: the numbers of transfers to come.
             freebind: the address may be one that the host does not have yet.
+            reuse_port: others may bind the same, and share the clients.
 
         Raises:
             OSError: the address can not be bound; `filename` is the address.
@@ -104,6 +109,8 @@ class Listener:
         try:
             if freebind:
                 kernel.bind_anyway(sock)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             kernel.enlarge_buffers(sock, kernel.WANTED_BUFFER)
             kernel.ask_for_destination(sock)
             sock.bind(address)
@@ -117,7 +124,7 @@ class Listener:
         self._gate = gate
         self._refused = refused
         self._numbers = numbers
-        self._buffer = memoryview(bytearray(MAX_DATAGRAM))
+        self._buffer = memoryview(bytearray(_LARGEST))
 
     @property
     def socket(self) -> socket.socket:
@@ -170,7 +177,7 @@ class Listener:
             return None
         if ":" not in host:
             return (host, self.address[1])
-        return (host, self.address[1], 0, interface if host.startswith("fe80") else 0)
+        return (host, self.address[1], 0, interface if host.startswith(_LINK_LOCAL) else 0)
 
     def _take(self, octets: memoryview, peer: Address, local: Address) -> None:
         if octets[:2] not in _REQUESTS and self._gate.deliver(octets, peer):
@@ -212,7 +219,6 @@ class Listener:
         try:
             self._gate.submit(arrival)
         except Busy as error:
-            arrival.refuse(error)
             self._refused(arrival, error)
 
     def _answer(self, datagram: bytes, peer: Address, local: Address) -> None:
@@ -221,3 +227,5 @@ class Listener:
 
 
 _REQUESTS = (Opcode.RRQ.to_bytes(2, "big"), Opcode.WRQ.to_bytes(2, "big"))
+# fe80::/10, the addresses that mean something on one interface only.
+_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")

@@ -4,6 +4,7 @@ The file is open before an OACK can leave: firmware that has seen an OACK takes 
 for the end of its boot. This is the same for every engine; where and when it runs is theirs to say.
 """
 
+import errno
 import itertools
 import logging
 import random
@@ -27,7 +28,7 @@ from tftp.options import DEFAULT_BLKSIZE, Limits, Terms, answer
 from tftp.server.config import ServerConfig
 from tftp.server.listener import Arrival
 from tftp.server.policy import Policy
-from tftp.session import Link, ReceivingSession, SendingSession, Session
+from tftp.session import Link, ReceivingSession, SendingSession, Session, refusal
 from tftp.storage.adapters import NetasciiSink, NetasciiSource
 from tftp.storage.base import Storage
 from tftp.transfer import Receiver, Sender
@@ -63,7 +64,7 @@ class Opening:
         self._config = config
         self._policy = tuple(policy)
         self.report = report
-        self._routes: dict[str, tuple[float, int]] = {}
+        self._routes: dict[Address, tuple[float, int]] = {}
         self._turn = itertools.count(random.randrange(1 << 16))  # noqa: S311  (spreads, hides nothing)
 
     def open(self, arrival: Arrival, workspace: Workspace, now: float) -> Session | None:
@@ -75,18 +76,14 @@ class Opening:
         self.report(RequestReceived(time=time.time(), transfer=arrival.number, request=request))
         try:
             return self._open(arrival, workspace, now)
-        except TFTPError as error:
-            self.refuse(arrival, error)
-        except OSError as error:
-            refusal = Refused.because(error)
-            refusal.__cause__ = error
-            self.refuse(arrival, refusal)
+        except (OSError, TFTPError) as error:
+            self.refuse(arrival, refusal(error))
         except Exception as error:
             # A storage or a rule is a user's program: its fault is not the end of the server.
             logger.exception("request %d failed by a fault of the program", arrival.number)
-            refusal = Refused("internal error", ErrorCode.UNDEFINED)
-            refusal.__cause__ = error
-            self.refuse(arrival, refusal)
+            fault = Refused("internal error", ErrorCode.UNDEFINED)
+            fault.__cause__ = error
+            self.refuse(arrival, fault)
         return None
 
     def refuse(self, arrival: Arrival, error: TFTPError) -> None:
@@ -182,6 +179,8 @@ class Opening:
                 family, local, (low + (first + step) % count for step in range(count))
             )
         except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
             logger.warning("no port between %d and %d is free", low, high)
             raise Refused(
                 "server busy: all its ports are in use, try again later", ErrorCode.UNDEFINED
@@ -198,12 +197,13 @@ class Opening:
 
     def _mtu(self, peer: Address, family: int) -> int:
         now = time.monotonic()
-        expires, mtu = self._routes.get(peer[0], (0.0, 0))
+        host = (peer[0], *peer[3:])  # A link-local address means nothing without its scope.
+        expires, mtu = self._routes.get(host, (0.0, 0))
         if expires < now:
             if len(self._routes) >= _ROUTES:
                 self._routes.clear()
             mtu = kernel.path_mtu(peer, family) or _ETHERNET
-            self._routes[peer[0]] = (now + _ROUTE_AGE, mtu)
+            self._routes[host] = (now + _ROUTE_AGE, mtu)
         return mtu
 
 

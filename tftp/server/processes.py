@@ -17,26 +17,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from tftp.errors import ErrorCode, Refused, TFTPError
-from tftp.events import (
-    Address,
-    Counters,
-    Event,
-    Operation,
-    Outcome,
-    RequestRefused,
-    TransferEnded,
-    TransferProgress,
-    TransferStarted,
-    format_address,
-)
+from tftp.errors import ErrorCode, Refused
+from tftp.events import Address, Operation, RequestRefused, TransferEnded, format_address
 from tftp.net.endpoint import Endpoint, open_port
 from tftp.net.reactor import Reactor
-from tftp.options import Terms
 from tftp.packets import Error
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
 from tftp.server.launch import Launched, launch
+from tftp.server.ledger import Job, obituary
 from tftp.server.listener import Arrival, Busy, Listener, client_key
 from tftp.server.opening import Opening
 from tftp.server.relay import pack_request, unpack_event
@@ -125,17 +114,16 @@ class ProcessEngine:
         return 0 if self._crew is None else self._crew.running
 
 
-class _Job:
+class _Task(Job):
     """A request, from its arrival to the last event about it."""
 
-    __slots__ = ("arrival", "child", "counters", "local", "retried", "started")
+    __slots__ = ("arrival", "child", "local", "retried")
 
     def __init__(self, arrival: Arrival) -> None:
+        super().__init__(arrival.number, arrival.request)
         self.arrival = arrival
-        self.retried = False
         self.child: _Child | None = None
-        self.started: TransferStarted | None = None
-        self.counters = Counters()
+        self.retried = False
         #: The transfer's own address, to say a last word from.
         self.local: Address | None = None
 
@@ -161,7 +149,7 @@ class _Child:
         self.deadline: float | None = None
         self.finished = False
         #: What it has to do, by number: one transfer, and for a moment also what replaces it.
-        self.jobs: dict[int, _Job] = {}
+        self.jobs: dict[int, _Task] = {}
         self.served = 0
         self.leaving = False
         self._crew = crew
@@ -240,8 +228,8 @@ class _Crew:
         self._children: dict[int, _Child] = {}
         self._coming = 0  # children that the nursery has been asked for
         self._idle: deque[_Child] = deque()
-        self._jobs: dict[Address, _Job] = {}  # by client: those that run, and those that wait
-        self._waiting: deque[_Job] = deque()
+        self._jobs: dict[Address, _Task] = {}  # by client: those that run, and those that wait
+        self._waiting: deque[_Task] = deque()
         self._draining = False
         self._over = False
         self._thread = threading.Thread(target=self._run, name="tftp-processes", daemon=True)
@@ -270,7 +258,7 @@ class _Crew:
         known = self._jobs.get(peer)
         if known is not None and known.child is not None:
             # The client's own, come again, or something new: the child can tell.
-            self._assign(_Job(arrival), known.child)
+            self._assign(_Task(arrival), known.child)
             return
         if known is not None:
             known.arrival = arrival  # It waits; the newest is what the client wants.
@@ -279,7 +267,7 @@ class _Crew:
             raise Busy("server is shutting down")
         if len(self._waiting) >= self._config.queue_size:
             raise Busy
-        job = self._jobs[peer] = _Job(arrival)
+        job = self._jobs[peer] = _Task(arrival)
         self._waiting.append(job)
         self._employ()
 
@@ -303,7 +291,7 @@ class _Crew:
             self._coming += 1
             self._nursery.order("fork")
 
-    def _assign(self, job: _Job, child: _Child) -> None:
+    def _assign(self, job: _Task, child: _Child) -> None:
         arrival = job.arrival
         job.child = child
         child.jobs[arrival.number] = job
@@ -341,13 +329,13 @@ class _Crew:
         self._reactor.settle(child)
         with contextlib.suppress(ValueError):
             self._idle.remove(child)
-        why = _obituary(pid, status)
+        why = obituary(pid, os.waitstatus_to_exitcode(status))
         for job in list(child.jobs.values()):
             if job.started is None and not job.retried:
                 self._try_again(job, child)
             else:
                 logger.error("%s in the middle of transfer %d", why, job.arrival.number)
-                self._crashed(job, Refused(why, ErrorCode.UNDEFINED))
+                self._crashed(job, why)
         self._employ()
 
     def kill(self, child: _Child) -> None:
@@ -378,7 +366,8 @@ class _Crew:
                 if job is None:
                     return
                 event = unpack_event(packed, job.arrival.request)
-                self._note(job, event, local)
+                job.note(event)
+                job.local = local or job.local
                 self._opening.report(event)
                 if isinstance(event, TransferEnded | RequestRefused):
                     self._done(job, child, now)
@@ -388,15 +377,7 @@ class _Crew:
             case ("alive",):
                 pass
 
-    def _note(self, job: _Job, event: Event, local: Address | None) -> None:
-        """Remember what would have to be said if the child died now."""
-        match event:
-            case TransferStarted():
-                job.started, job.local = event, local
-            case TransferProgress():
-                job.counters = event.counters
-
-    def _done(self, job: _Job, child: _Child, now: float) -> None:
+    def _done(self, job: _Task, child: _Child, now: float) -> None:
         self._forget(job, child)
         if child.jobs:
             return
@@ -411,7 +392,7 @@ class _Crew:
         self._employ()
         self._end_if_drained()
 
-    def _forget(self, job: _Job, child: _Child) -> None:
+    def _forget(self, job: _Task, child: _Child) -> None:
         child.jobs.pop(job.arrival.number, None)
         peer = client_key(job.arrival.request.peer)
         # A newer request of the same client may have taken the place.
@@ -421,14 +402,14 @@ class _Crew:
         else:
             self._jobs.pop(peer, None)
 
-    def _try_again(self, job: _Job, child: _Child) -> None:
+    def _try_again(self, job: _Task, child: _Child) -> None:
         """The child had died, perhaps, before it was given this."""
         del child.jobs[job.arrival.number]
         job.child = None
         job.retried = True
         self._waiting.appendleft(job)
 
-    def _crashed(self, job: _Job, error: TFTPError) -> None:
+    def _crashed(self, job: _Task, why: str) -> None:
         """Say in the dead child's stead what it can not say any more."""
         assert job.child is not None  # noqa: S101
         self._forget(job, job.child)
@@ -437,22 +418,7 @@ class _Crew:
             job.arrival.refuse(Refused("server failed", ErrorCode.UNDEFINED))
         else:
             _say_last_word(job.local, request.peer)
-        started = job.started
-        self._opening.report(
-            TransferEnded(
-                time=time.time(),
-                transfer=job.arrival.number,
-                request=request,
-                outcome=Outcome.CRASHED,
-                error=error,
-                terms=started.terms if started else Terms(),
-                granted=started.granted if started else {},
-                size=started.size if started else None,
-                counters=job.counters,
-                round_trip=None,
-                duration=time.time() - started.time if started else 0.0,
-            )
-        )
+        self._opening.report(job.crashed(why))
         self._end_if_drained()
 
     # -- beginning and end ------------------------------------------------------------------------
@@ -568,13 +534,6 @@ class _Nursery:
 
 def _channel_of(descriptor: int) -> Channel:
     return Channel(socket.socket(fileno=descriptor), blocking=False)
-
-
-def _obituary(pid: int, status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        return f"process {pid} was killed by {signal.Signals(-code).name}"
-    return f"process {pid} exited with status {code}"
 
 
 def _say_last_word(local: Address, peer: Address) -> None:

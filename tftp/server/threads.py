@@ -162,12 +162,10 @@ class _Worker:
         peer = client_key(arrival.request.peer)
         known = self._sessions.get(peer)
         if known is not None:
-            if known.joins(arrival.request, now):
-                self._reactor.settle(known)
+            if self._reactor.drive(known, known.joins, arrival.request, now):
                 return
             # The client has moved on; an ERROR would hit what it does now.
-            known.abort(Aborted("replaced by a new request of the same client"), tell=False)
-            self._reactor.settle(known)
+            self._abort_one(known, "replaced by a new request of the same client", tell=False)
         if self._draining:
             self._opening.refuse(arrival, Busy("server is shutting down"))
             return
@@ -177,35 +175,34 @@ class _Worker:
         session = self._opening.open(arrival, self._workspace, now)
         if session is None:
             return
-        self._sessions[peer] = session
-        session.start(now)
         self._reactor.add(session)
+        self._sessions[peer] = session
+        self._reactor.drive(session, session.start, now)
 
     def _make_room(self) -> bool:
         """Give up the oldest session that only stays to repeat its last ACK; False if all run."""
         for session in self._sessions.values():
             if session.ended is not None:
-                session.abort(Aborted("made room"), tell=False)
-                self._reactor.settle(session)
+                self._abort_one(session, "made room", tell=False)
                 return True
         return False
 
     def _deliver(self, session: Session, octets: memoryview) -> None:
-        session.deliver(octets, len(octets), time.monotonic())
-        self._reactor.settle(session)
+        self._reactor.drive(session, session.deliver, octets, len(octets), time.monotonic())
 
     def _drain(self) -> None:
         self._draining = True
         for session in list(self._sessions.values()):
             if session.ended is not None:
-                session.abort(Aborted("server stops"), tell=False)
-                self._reactor.settle(session)
+                self._abort_one(session, "server stops", tell=False)
 
     def _abort(self) -> None:
         self._draining = True
         for session in list(self._sessions.values()):
-            session.abort(Aborted("server stops"))
-            self._reactor.settle(session)
+            self._abort_one(session, "server stops", tell=True)
+
+    def _abort_one(self, session: Session, why: str, *, tell: bool) -> None:
+        self._reactor.drive(session, session.abort, Aborted(why), tell=tell)
 
     def _forget(self, handler: Handler) -> None:
         if isinstance(handler, Session):

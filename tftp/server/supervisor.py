@@ -1,0 +1,348 @@
+"""Several servers on one port, each in its own process: all cores are used, and none is alone.
+
+The system deals the clients out among the workers (`SO_REUSEPORT`). The supervisor never touches a
+client's datagram. It starts the workers, starts them again when they die, hands the word to stop
+down to them, and passes on what they tell, so that observers see one server.
+"""
+
+import itertools
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+
+from tftp.events import Address, Event, Observer, RequestRefused, TransferEnded
+from tftp.net.reactor import Reactor
+from tftp.server.channel import Channel, Message
+from tftp.server.config import ServerConfig
+from tftp.server.launch import launch
+from tftp.server.ledger import Job, obituary
+from tftp.server.policy import Policy
+from tftp.server.relay import unpack_event, unpack_request
+from tftp.storage import Directory
+from tftp.storage.base import Storage
+
+__all__ = ["Supervisor"]
+
+logger = logging.getLogger("tftp")
+
+# Seconds before a worker that died is started again: doubled each time, up to the second number,
+# and forgotten when one has lived for as long as the third says.
+_BACKOFF, _MAX_BACKOFF, _SETTLED = 0.1, 5.0, 10.0
+# Seconds that a worker may take to boot.
+_BOOT = 30.0
+
+
+class Supervisor:
+    """A server made of several; it is used like a `Server`.
+
+    The storage and the rules are pickled into the workers: what they keep in memory is each
+    worker's own.
+    """
+
+    def __init__(
+        self,
+        storage: Storage | str | os.PathLike[str],
+        *,
+        config: ServerConfig | None = None,
+        workers: int | None = None,
+        policy: Sequence[Policy] = (),
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        """Bring the parts together; nothing is started before `start`.
+
+        Args:
+            workers: how many; by default one for each core. The rest is as for `Server`.
+
+        Raises:
+            ValueError: fewer than one worker.
+        """
+        if workers is not None and workers < 1:
+            raise ValueError("a supervisor has at least one worker")
+        self._storage = Directory(storage) if isinstance(storage, str | os.PathLike) else storage
+        self._config = replace(config or ServerConfig(), reuse_port=True)
+        self._count = workers or os.cpu_count() or 1
+        self._policy = tuple(policy)
+        self._observers = tuple(observers)
+        self._numbers = itertools.count(1)
+        self._reactor = Reactor()
+        self._workers: set[_Worker] = set()
+        self._addresses: list[Address] = []
+        self._failure: Exception | None = None
+        self._stopping = False
+        self._booted = threading.Event()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Supervisor":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def address(self) -> Address:
+        """The first address that the workers listen on, the port being the real one."""
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> list[Address]:
+        """All addresses that they listen on. Raises `RuntimeError` if they do not run."""
+        if not self._addresses or self._stopped.is_set():
+            raise RuntimeError("the server is not running")
+        return list(self._addresses)
+
+    @property
+    def running(self) -> int:
+        """How many transfers run now."""
+        return sum(len(worker.jobs) for worker in list(self._workers))
+
+    @property
+    def processes(self) -> list[int]:
+        """The process numbers of the workers."""
+        return [worker.process.pid for worker in list(self._workers)]
+
+    def start(self) -> None:
+        """Start the workers, and return when all of them listen.
+
+        Raises:
+            OSError: a worker can not listen; `filename` is the address.
+            RuntimeError: it runs already, or ran before, or a worker can not start at all.
+        """
+        if self._thread is not None:
+            raise RuntimeError("a supervisor is started once")
+        self._hire()  # The first finds the port, if it was left open.
+        self._thread = threading.Thread(target=self._run, name="tftp-supervisor", daemon=True)
+        self._thread.start()
+        booted = self._booted.wait(_BOOT)
+        if self._failure is not None or not booted:
+            self.stop()
+            raise self._failure or RuntimeError(f"a worker was not ready after {_BOOT:.0f} s")
+
+    def serve_forever(self) -> None:
+        """Wait until another thread, or a signal handler, stops the server.
+
+        Raises:
+            OSError, RuntimeError: it stopped by itself, since a worker could not start again.
+        """
+        self._stopped.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def drain(self) -> None:
+        """Take no more requests, and return when the last running transfer has ended."""
+        self.stop(grace=None)
+
+    def stop(self, grace: float | None = 0.0) -> None:
+        """Stop all workers as `Server.stop` does; none of them is left."""
+        if self._thread is None:
+            return
+        self._reactor.call(lambda: self._hand_down(grace))
+        self._thread.join()
+        self._stopped.set()
+
+    # -- in the thread ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._reactor.run(until=lambda: self._stopping and not self._workers)
+        finally:
+            self._reactor.close()
+            self._booted.set()
+            self._stopped.set()
+
+    def _hire(self, backoff: float = 0.0) -> None:
+        """Start a worker."""
+        parts = (self._storage, self._config, self._policy)
+        launched = launch("tftp.server.worker", parts, [])
+        worker = _Worker(self, launched.process, launched.channel, backoff)
+        self._workers.add(worker)
+        self._reactor.add(worker)
+
+    def ready(self, addresses: list[Address]) -> None:
+        """A worker listens. The first knows the port for all."""
+        if not self._addresses:
+            self._addresses = addresses
+            self._config = replace(self._config, port=addresses[0][1])
+            for _ in range(self._count - 1):
+                self._hire()
+        if all(worker.ready for worker in self._workers):
+            self._booted.set()
+
+    def died(self, worker: "_Worker", failure: Exception | None) -> None:
+        """A worker has ended; `failure` is why it could not even start, if so."""
+        self._workers.discard(worker)
+        status = worker.process.wait()
+        if self._stopping:
+            return
+        why = obituary(worker.process.pid, status)
+        for job in worker.jobs.values():
+            self.report(job.crashed(why))
+        if not worker.ready:
+            self._failure = failure or RuntimeError(f"a worker could not start: its {why}")
+            self._hand_down(0.0)
+            return
+        lived = time.monotonic() - worker.since
+        backoff = 0.0 if lived >= _SETTLED else min(max(_BACKOFF, 2 * worker.backoff), _MAX_BACKOFF)
+        logger.error("worker %s; starting another in %.1f s", why, backoff)
+        self._reactor.add(_Later(time.monotonic() + backoff, lambda: self._replace(backoff)))
+
+    def _replace(self, backoff: float) -> None:
+        if not self._stopping:
+            self._hire(backoff)
+
+    def _hand_down(self, grace: float | None) -> None:
+        self._stopping = True
+        for worker in self._workers:
+            worker.order("stop", grace)
+            self._reactor.settle(worker)
+
+    def number(self) -> int:
+        """The next transfer's number."""
+        return next(self._numbers)
+
+    def report(self, event: Event) -> None:
+        """Tell the observers."""
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:
+                logger.exception("an observer failed")
+
+
+class _Worker:
+    """The supervisor's end of the channel to a worker; a `Handler` for its reactor."""
+
+    deadline = None
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        process: "subprocess.Popen[bytes]",
+        channel: Channel,
+        backoff: float,
+    ) -> None:
+        self.process = process
+        self.backoff = backoff
+        self.since = time.monotonic()
+        self.ready = False
+        self.armed = 0.0
+        self.finished = False
+        self.jobs: dict[int, Job] = {}
+        self._supervisor = supervisor
+        self._channel = channel
+        self._failure: Exception | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits to be sent."""
+        return self._channel.blocked
+
+    def fileno(self) -> int:
+        """The channel's descriptor."""
+        return self._channel.fileno()
+
+    def order(self, *message: object) -> None:
+        """Tell the worker something."""
+        try:
+            self._channel.send(*message)
+        except OSError as error:
+            logger.debug("worker %d hears nothing: %s", self.process.pid, error)
+
+    def readable(self, now: float) -> None:
+        """The worker has something to tell."""
+        try:
+            messages, _ = self._channel.receive()
+        except EOFError:
+            self.finished = True
+            self._supervisor.died(self, self._failure)
+            return
+        for message in messages:
+            self._hear(message)
+
+    def writable(self, now: float) -> None:
+        """There is room for what waits."""
+        try:
+            self._channel.flush()
+        except OSError as error:
+            logger.debug("worker %d hears nothing: %s", self.process.pid, error)
+
+    def expire(self, now: float) -> None:
+        """Never waited for."""
+
+    def failed(self, error: Exception) -> None:
+        """What it tells makes no sense: it is not to be trusted with anything."""
+        logger.error("worker %d is not understood", self.process.pid, exc_info=error)
+        self.process.kill()
+
+    def close(self) -> None:
+        """It has ended."""
+        self._channel.close()
+
+    def _hear(self, message: Message) -> None:
+        match message:
+            case "event", packed, request:
+                self._pass_on(packed, request)
+            case "ready", addresses:
+                self.ready = True
+                self._supervisor.ready([tuple(address) for address in addresses])
+            case "failed", number, text, address:
+                self._failure = OSError(number, text, address)
+
+    def _pass_on(self, packed: Message, request: Message | None) -> None:
+        number = packed[2]
+        job = self.jobs.get(number)
+        if job is None:
+            if request is None:
+                return
+            job = Job(self._supervisor.number(), unpack_request(request))
+            self.jobs[number] = job
+        event = replace(unpack_event(packed, job.request), transfer=job.number)
+        job.note(event)
+        if isinstance(event, TransferEnded | RequestRefused):
+            del self.jobs[number]
+        self._supervisor.report(event)
+
+
+class _Later:
+    """Something to do at a certain time; a `Handler` for a reactor."""
+
+    blocked = False
+
+    def __init__(self, when: float, action: Callable[[], None]) -> None:
+        self.armed = 0.0
+        self.deadline: float | None = when
+        self.finished = False
+        self._action = action
+
+    def fileno(self) -> int:
+        """It has no descriptor."""
+        return -1
+
+    def readable(self, now: float) -> None:
+        """Never waited for."""
+
+    def writable(self, now: float) -> None:
+        """Never waited for."""
+
+    def expire(self, now: float) -> None:
+        """Now is the time."""
+        self.finished = True
+        self._action()
+
+    def failed(self, error: Exception) -> None:
+        """It did not work."""
+        logger.error("what was to be done later failed", exc_info=error)
+
+    def close(self) -> None:
+        """There is nothing to close."""

@@ -1,0 +1,82 @@
+"""One of a supervisor's servers, in its own process.
+
+It is a whole threaded server that happens to share its port. What happens in it is told to the
+supervisor, event by event, and it stops at the supervisor's word or when the supervisor is gone.
+"""
+
+import signal
+import socket
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from tftp.events import Event, RequestReceived, RequestRefused, TransferProgress
+from tftp.server import Server
+from tftp.server.channel import Channel
+from tftp.server.config import ServerConfig
+from tftp.server.launch import parts_of_launch
+from tftp.server.policy import Policy
+from tftp.server.relay import pack_event, pack_request
+from tftp.storage.base import Storage
+
+__all__ = ["main"]
+
+
+def main(descriptor: int) -> None:
+    """Run the worker; `descriptor` is the channel to the supervisor."""
+    parts = parts_of_launch()
+    # A terminal's Ctrl-C goes to every process of the group: what to do about it, the supervisor
+    # says.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    Worker(socket.socket(fileno=descriptor), parts).run()
+
+
+class Worker:
+    """A server, and the channel to its supervisor."""
+
+    def __init__(
+        self, sock: socket.socket, parts: tuple[Storage, ServerConfig, Sequence[Policy]]
+    ) -> None:
+        storage, config, policy = parts
+        self._socket = sock
+        self._channel = Channel(sock, blocking=True)
+        self._lock = threading.Lock()
+        self._server = Server(storage, config=config, policy=policy, observers=[self._tell])
+
+    def run(self) -> None:
+        """Serve until the supervisor says stop, or is gone."""
+        try:
+            self._server.start()
+        except OSError as error:
+            self._send("failed", error.errno, error.strerror, error.filename)
+            return
+        self._send("ready", self._server.addresses)
+        try:
+            while True:
+                messages, _ = self._channel.receive()
+                for message in messages:
+                    match message:
+                        case "stop", grace:
+                            # Not here: the supervisor may lose patience meanwhile.
+                            threading.Thread(target=self._stop, args=(grace,)).start()
+        except EOFError:
+            self._server.stop()
+
+    def _stop(self, grace: float | None) -> None:
+        self._server.stop(grace)
+        self._socket.shutdown(socket.SHUT_RD)
+
+    def _tell(self, event: Event) -> None:
+        if isinstance(event, TransferProgress) and self._channel.blocked:
+            return  # The supervisor is slow: that must not cost a transfer's time.
+        announces = isinstance(event, RequestReceived | RequestRefused)
+        request = pack_request(event.request) if announces else None
+        self._send("event", pack_event(event), request)
+
+    def _send(self, *message: Any) -> None:
+        try:
+            with self._lock:
+                self._channel.send(*message)
+        except OSError:
+            self._socket.shutdown(socket.SHUT_RDWR)  # It is gone: `run` will see that.
