@@ -1,0 +1,385 @@
+"""`tftp serve`: a directory on the network, until a signal lets it drain.
+
+This module turns options into a server's configuration, and signals into its end. What is served,
+and how, is decided below it; what is said about it stands in `journal` and `banner`.
+"""
+
+import json
+import re
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+from queue import SimpleQueue
+from types import FrameType
+from typing import Any
+
+import click
+
+from tftp.cli.banner import CONTAINER_ADVICE, banner, needs_advice
+from tftp.cli.display import count, write_line
+from tftp.cli.failures import explain_root, explain_start
+from tftp.cli.journal import Journal, as_text, is_failure, is_result
+from tftp.events import Event, as_json, format_address, printable
+from tftp.options import MAX_BLKSIZE, MAX_WINDOWSIZE, MIN_BLKSIZE, Limits
+from tftp.server import Server, ServerConfig
+from tftp.server.policy import Policy, allow, backslashes, deny, strip_junk
+from tftp.storage import Directory
+from tftp.url import DEFAULT_PORT
+
+__all__ = ["command"]
+
+_OPTIONS = ("blksize", "blksize2", "windowsize", "timeout", "utimeout", "tsize", "rollover")
+_MAX_PORT = 65535
+_SIZE = re.compile(r"(\d{1,19})([KMG]?)", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_RANGE = re.compile(r"(\d{1,5}):(\d{1,5})")
+# The time in front of a line: a person at a terminal knows what day it is, a log file does not.
+_STAMPS = {True: "%H:%M:%S", False: "%Y-%m-%d %H:%M:%S"}
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class _Parsed(click.ParamType[Any]):
+    """A value that a function makes of the text; a `ValueError` says why it cannot."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _size(text: str) -> int:
+    found = _SIZE.fullmatch(text)
+    if not found:
+        raise ValueError(f"{text!r} is no size: write octets, or a number with K, M or G behind it")
+    return int(found[1]) * _UNITS[found[2].upper()]
+
+
+def _port_range(text: str) -> tuple[int, int]:
+    found = _RANGE.fullmatch(text)
+    if found:
+        low, high = int(found[1]), int(found[2])
+        if 1 <= low <= high <= _MAX_PORT:
+            return low, high
+    raise ValueError(f"{text!r} is no range of ports: write LOW:HIGH, as in 50000:50099")
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError(f"{text!r} is no network: write it as in 192.0.2.0/24") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeOptions:
+    """What was said on the command line."""
+
+    root: Path
+    host: tuple[str, ...]
+    port: int
+    family: int
+    engine: str
+    allow_write: bool
+    overwrite: bool
+    max_size: int | None
+    max_blksize: int
+    max_windowsize: int
+    max_transfers: int
+    refuse: tuple[str, ...]
+    mtu_clamp: bool
+    single_port: bool
+    port_range: tuple[int, int] | None
+    ignore_case: bool
+    strip_junk: bool
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
+    json: bool
+    verbose: bool
+    quiet: bool
+
+    def storage(self) -> Directory:
+        """The directory to serve."""
+        return Directory(
+            self.root,
+            writable=self.allow_write,
+            overwrite=self.overwrite,
+            ignore_case=self.ignore_case,
+            max_size=self.max_size,
+        )
+
+    def config(self) -> ServerConfig:
+        """How to serve it."""
+        return ServerConfig(
+            hosts=tuple(host.removeprefix("[").removesuffix("]") for host in self.host),
+            port=self.port,
+            family=self.family,
+            limits=Limits(
+                max_blksize=self.max_blksize,
+                max_windowsize=self.max_windowsize,
+                refused=frozenset(self.refuse),
+            ),
+            clamp_to_mtu=self.mtu_clamp,
+            max_transfers=self.max_transfers,
+            single_port=self.single_port,
+            port_range=self.port_range,
+        )
+
+    def policy(self) -> list[Policy]:
+        """Who may ask for what; the first rules are about who."""
+        rules: list[Policy] = []
+        if self.deny:
+            rules.append(deny(*self.deny))
+        if self.allow:
+            rules.append(allow(*self.allow))
+        if self.strip_junk:
+            rules.append(strip_junk)
+        # Windows loaders ask for \Boot\BCD, and no boot file has a backslash in its name.
+        rules.append(backslashes)
+        return rules
+
+    @property
+    def uploads(self) -> str:
+        """Whether files may be written, in words."""
+        if not self.allow_write:
+            return "read-only"
+        return "uploads allowed" + (", also over existing files" if self.overwrite else "")
+
+
+@click.command(
+    "serve",
+    short_help="Serve a directory.",
+    epilog="""\b
+Examples:
+  tftp serve /srv/tftp
+  tftp serve --port 6969
+  tftp serve /srv/tftp --host 192.0.2.1 --allow-write --max-size 64M
+  tftp serve /srv/tftp --single-port --json
+""",
+)
+@click.argument("root", type=click.Path(path_type=Path), default=".")
+@click.option(
+    "--host",
+    metavar="ADDR",
+    multiple=True,
+    help="Listen on this address; may be repeated. Without it, on all, IPv4 and IPv6.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, _MAX_PORT),
+    metavar="N",
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Listen on this UDP port; 0 lets the system choose. Below 1024 it needs root.",
+)
+@click.option(
+    "-4", "family", flag_value=int(socket.AF_INET), type=int, default=0, help="IPv4 only."
+)
+@click.option("-6", "family", flag_value=int(socket.AF_INET6), type=int, help="IPv6 only.")
+@click.option(
+    "--engine",
+    type=click.Choice(["threads"]),
+    default="threads",
+    show_default=True,
+    help="How transfers run side by side.",
+)
+@click.option("--allow-write", is_flag=True, help="Take uploads of new files.")
+@click.option("--overwrite", is_flag=True, help="Let uploads replace files, with --allow-write.")
+@click.option(
+    "--max-size",
+    type=_Parsed("size", _size),
+    metavar="N[K|M|G]",
+    help="Refuse uploads of more octets than this; K is 1024.",
+)
+@click.option(
+    "--max-blksize",
+    type=click.IntRange(MIN_BLKSIZE, MAX_BLKSIZE),
+    metavar="N",
+    default=MAX_BLKSIZE,
+    show_default=True,
+    help="Grant no larger block size.",
+)
+@click.option(
+    "--max-windowsize",
+    type=click.IntRange(1, MAX_WINDOWSIZE),
+    metavar="N",
+    default=Limits().max_windowsize,
+    show_default=True,
+    help="Grant no larger window.",
+)
+@click.option(
+    "--max-transfers",
+    type=click.IntRange(1),
+    metavar="N",
+    default=ServerConfig().max_transfers,
+    show_default=True,
+    help="Tell further clients that the server is busy.",
+)
+@click.option(
+    "--refuse",
+    metavar="OPTION",
+    type=click.Choice(_OPTIONS, case_sensitive=False),
+    multiple=True,
+    help=f"Leave this option unanswered; may be repeated: {', '.join(_OPTIONS)}.",
+)
+@click.option(
+    "--mtu-clamp/--no-mtu-clamp",
+    default=True,
+    help="Grant no block that would be fragmented on the way; on by default.",
+)
+@click.option(
+    "--single-port", is_flag=True, help="Reply from the listening port (NAT, containers)."
+)
+@click.option(
+    "--port-range",
+    type=_Parsed("range", _port_range),
+    metavar="LOW:HIGH",
+    help="Reply from ports of this range only (firewalls).",
+)
+@click.option("--ignore-case", is_flag=True, help="Take a name in another case if none fits.")
+@click.option("--strip-junk", is_flag=True, help="Cut 0xff and what follows off names (old ROMs).")
+@click.option(
+    "--allow",
+    type=_Parsed("network", _network),
+    metavar="NETWORK",
+    multiple=True,
+    help="Serve only this network; may be repeated.",
+)
+@click.option(
+    "--deny",
+    type=_Parsed("network", _network),
+    metavar="NETWORK",
+    multiple=True,
+    help="Refuse this network; may be repeated.",
+)
+@click.option("--json", is_flag=True, help="One JSON object per line.")
+@click.option("-v", "--verbose", is_flag=True, help="Also say what is asked, started, under way.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def command(**given: Any) -> int:
+    """Serve a directory.
+
+    ROOT is the directory, the current one if left out. It is read-only unless --allow-write is
+    given. One line tells of each transfer that has ended. Ctrl-C or SIGTERM lets running
+    transfers finish; a second one ends them.
+    """
+    options = ServeOptions(**given)
+    _refuse_contradictions(options)
+    storage = options.storage()
+    try:
+        storage.check()
+    except OSError as error:
+        write_line(str(explain_root(error, options.root)))
+        return 1
+    journal = _journal(options)
+    config = options.config()
+    # In place before the server is: whoever sees it listen may stop it.
+    stops: SimpleQueue[signal.Signals | None] = SimpleQueue()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stops.put(signal.Signals(number))
+
+    for number in _STOPS:
+        signal.signal(number, stop)
+    server = Server(storage, config=config, policy=options.policy(), observers=[journal])
+    try:
+        server.start()
+    except OSError as error:
+        write_line(str(explain_start(error, config.port)))
+        return 1
+    journal.start()
+    _tell_start(server, options, journal)
+    try:
+        return _serve(server, options, journal, stops)
+    finally:
+        journal.close()
+
+
+def _refuse_contradictions(options: ServeOptions) -> None:
+    if options.overwrite and not options.allow_write:
+        raise click.UsageError("--overwrite says how to take uploads: it needs --allow-write")
+    if options.single_port and options.port_range:
+        raise click.UsageError("--single-port and --port-range exclude each other: choose one")
+    if options.verbose and options.quiet:
+        raise click.UsageError("-v and -q exclude each other: choose one")
+
+
+def _journal(options: ServeOptions) -> Journal:
+    stamp = _STAMPS[sys.stdout.isatty()]
+
+    def wanted(event: Event) -> bool:
+        return options.verbose or (is_failure if options.quiet else is_result)(event)
+
+    if options.json:
+        return Journal(
+            sys.stdout.fileno(),
+            lambda event: json.dumps(as_json(event)),
+            wanted=wanted,
+            lost=lambda number: json.dumps({"event": "lost", "count": number}),
+        )
+    return Journal(
+        sys.stdout.fileno(),
+        lambda event: as_text(event, stamp),
+        wanted=wanted,
+        lost=lambda number: f"{count(number, 'line')} lost: this output is read too slowly",
+    )
+
+
+def _tell_start(server: Server, options: ServeOptions, journal: Journal) -> None:
+    addresses = server.addresses
+    root = options.root.absolute()
+    listening = [format_address(address) for address in addresses]
+    if options.json:
+        record = {
+            "event": "listening",
+            "addresses": listening,
+            "root": printable(str(root)),
+            "writable": options.allow_write,
+        }
+        journal.write(json.dumps(record))
+    elif options.quiet:
+        return
+    elif sys.stdout.isatty():
+        for line in banner(addresses, root, uploads=options.uploads):
+            journal.write(line)
+    else:
+        where = ", ".join(listening)
+        journal.write(f"listening on {where}, serving {printable(str(root))}, {options.uploads}")
+    if not (options.single_port or options.port_range) and needs_advice(addresses):
+        write_line(CONTAINER_ADVICE)
+
+
+def _serve(
+    server: Server,
+    options: ServeOptions,
+    journal: Journal,
+    stops: "SimpleQueue[signal.Signals | None]",
+) -> int:
+    """Wait for a signal and let the server drain; at a second one, stop it at once."""
+
+    def drain() -> None:
+        try:
+            server.stop(grace=threading.TIMEOUT_MAX)
+        finally:
+            stops.put(None)
+
+    stops.get()
+    running = server.running
+    if options.json:
+        journal.write(json.dumps({"event": "stopping", "running": running}))
+    elif running:
+        write_line(f"stopping: {count(running, 'transfer')} still running; again to abort")
+    threading.Thread(target=drain, name="drain", daemon=True).start()
+    second = stops.get()
+    server.stop()
+    if options.json:
+        journal.write(json.dumps({"event": "stopped"}))
+    return 0 if second is None else 128 + second
