@@ -5,7 +5,8 @@ and says when it is `finished`; everything that touches a handler happens in the
 the loop. Other threads reach that thread through `call`.
 
 The heap is lazy. A deadline that moves later (each packet moves one) costs nothing: the old entry
-stays, and is pushed again only when it surfaces.
+stays, and is pushed again only when it surfaces. One that moves earlier gets a new entry, and the
+old one is passed over: of a handler's entries only the one that is `armed` counts.
 """
 
 import contextlib
@@ -18,11 +19,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 __all__ = ["Handler", "Reactor"]
 
 logger = logging.getLogger("tftp")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+# Seconds after which a handler that is blocked, and has no descriptor to wait on, tries again.
+_TRY_AGAIN = 0.002
 
 
 class Handler(Protocol):
@@ -31,7 +38,8 @@ class Handler(Protocol):
     Attributes:
         deadline: when to call `expire` (on the clock of `time.monotonic`), None for never.
         armed: the deadline that the reactor's heap holds for it; the reactor's alone.
-        blocked: it waits for room to send; `writable` is called when there is some.
+        blocked: it waits for room to send; `writable` is called when there is some (without a
+            descriptor: when there may be some).
         finished: it wants to be dropped, and closed.
     """
 
@@ -107,11 +115,30 @@ class Reactor:
 
     def add(self, handler: Handler) -> None:
         """Take a handler in."""
-        self._handlers.add(handler)
-        handler.armed = _NEVER
         if handler.fileno() >= 0:
             self._selector.register(handler.fileno(), selectors.EVENT_READ, handler)
+        self._handlers.add(handler)
+        handler.armed = _NEVER
         self.settle(handler)
+
+    def drive(
+        self,
+        handler: Handler,
+        step: Callable[_P, _T],
+        *arguments: _P.args,
+        **options: _P.kwargs,
+    ) -> _T | None:
+        """Call a method of a handler as the loop calls those that it knows.
+
+        What it raises is the handler's failure, and None is returned; what it has changed is noted.
+        """
+        result = None
+        try:
+            result = step(*arguments, **options)
+        except Exception as error:
+            self._contain(handler, error)
+        self.settle(handler)
+        return result
 
     def settle(self, handler: Handler) -> None:
         """Take note of what has changed in a handler that somebody else has called."""
@@ -121,12 +148,16 @@ class Reactor:
             self._drop(handler)
             return
         deadline = handler.deadline
+        if handler.blocked:
+            if handler.fileno() >= 0:
+                both = selectors.EVENT_READ | selectors.EVENT_WRITE
+                self._selector.modify(handler.fileno(), both, handler)
+            else:
+                again = time.monotonic() + _TRY_AGAIN
+                deadline = again if deadline is None else min(deadline, again)
         if deadline is not None and deadline < handler.armed:
             handler.armed = deadline
             heapq.heappush(self._heap, (deadline, next(self._order), handler))
-        if handler.blocked:
-            both = selectors.EVENT_READ | selectors.EVENT_WRITE
-            self._selector.modify(handler.fileno(), both, handler)
 
     def release(self, handler: Handler) -> None:
         """Give a handler back, open, if it is still here."""
@@ -183,12 +214,15 @@ class Reactor:
 
     def _expire(self, now: float) -> None:
         while self._heap and self._heap[0][0] <= now:
-            _, _, handler = heapq.heappop(self._heap)
-            if handler not in self._handlers:
+            armed, _, handler = heapq.heappop(self._heap)
+            if armed != handler.armed or handler not in self._handlers:
                 continue
             handler.armed = _NEVER
             try:
-                handler.expire(now)
+                if handler.blocked and handler.fileno() < 0:
+                    handler.writable(now)
+                if handler.deadline is not None and handler.deadline <= now:
+                    handler.expire(now)
             except Exception as error:
                 self._contain(handler, error)
             self.settle(handler)
