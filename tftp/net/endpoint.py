@@ -226,10 +226,17 @@ def open_first_free(family: int, local: Address, ports: Iterable[int]) -> socket
     Raises:
         OSError: `EADDRINUSE`, all of them are taken; or the address can not be bound at all.
     """
-    for port in ports:
-        try:
-            return open_port(family, (local[0], port, *local[2:]))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-    raise OSError(errno.EADDRINUSE, "every port of the range is in use")
+    sock = open_port(family)
+    try:
+        for port in ports:
+            try:
+                sock.bind((local[0], port, *local[2:]))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return sock
+        raise OSError(errno.EADDRINUSE, "every port of the range is in use")
+    except BaseException:
+        sock.close()
+        raise
