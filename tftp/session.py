@@ -15,7 +15,6 @@ from tftp.errors import Aborted, ErrorCode, ProtocolError, Refused, TFTPError, U
 from tftp.events import (
     Address,
     Observer,
-    Outcome,
     Request,
     TransferEnded,
     TransferProgress,
@@ -26,7 +25,7 @@ from tftp.packets import Error, Opcode
 from tftp.storage.base import Sink, Source
 from tftp.transfer import Receiver, Sender, State, Transfer
 
-__all__ = ["Link", "ReceivingSession", "SendingSession", "Session"]
+__all__ = ["Link", "ReceivingSession", "SendingSession", "Session", "refusal"]
 
 logger = logging.getLogger("tftp")
 
@@ -49,10 +48,37 @@ _LOSSES = frozenset(
     }
 )
 
+# What an `OSError` without a number means by its type alone, as people raise it by hand.
+_MEANT = {
+    FileNotFoundError: errno.ENOENT,
+    PermissionError: errno.EACCES,
+    FileExistsError: errno.EEXIST,
+    IsADirectoryError: errno.EISDIR,
+    NotADirectoryError: errno.ENOTDIR,
+}
+
 _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 _ERROR_OPCODE = Opcode.ERROR.to_bytes(2, "big")
 # How many foreign addresses a session remembers, for its error message.
 _STRANGERS = 4
+# How many datagrams from others it looks at before the other transfers have their turn.
+_STRAYS_IN_A_ROW = 8
+
+
+def refusal(error: OSError | TFTPError) -> TFTPError:
+    """What a peer is told when a storage has failed with `error`."""
+    if isinstance(error, TFTPError):
+        return error
+    meant: OSError = error
+    if error.errno is None:
+        # Raised by hand: `FileNotFoundError(name)`, `OSError(errno.ENOSPC)`.
+        number = next((number for kind, number in _MEANT.items() if isinstance(error, kind)), None)
+        if number is None and len(error.args) == 1 and isinstance(error.args[0], int):
+            number = error.args[0]
+        meant = OSError(number, "")
+    refused = Refused.because(meant)
+    refused.__cause__ = error
+    return refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,11 +260,11 @@ class Session:
         self._work(now)
         for datagram in machine.replies():
             self._send(datagram)
-        if not self._started and machine.state is not State.REQUESTED:
+        if not self._started and machine.state is not State.REQUESTED and machine.error is None:
             self._report_start()
         if machine.outcome is not None:
             if self.ended is None:
-                self._settle()
+                self._let_go()
                 self._report_end(now)
         elif now >= self._next_progress:
             self._report_progress(now)
@@ -247,15 +273,21 @@ class Session:
         """Do what the machine hands out."""
         raise NotImplementedError
 
+    def _let_go(self) -> None:
+        """The transfer has ended, well or not, and a file that can not be closed changes nothing
+        of that.
+        """
+        try:
+            self._settle()
+        except Exception:
+            logger.exception("the file of transfer %d could not be let go", self.number)
+
     def _settle(self) -> None:
-        """The transfer has ended, well or not: let go of the file."""
+        """Let go of the file."""
         raise NotImplementedError
 
     def _storage_failed(self, error: OSError | TFTPError) -> None:
-        refusal = error if isinstance(error, TFTPError) else Refused.because(error)
-        if refusal is not error:
-            refusal.__cause__ = error
-        self.machine.abort(refusal)
+        self.machine.abort(refusal(error))
 
     # -- the network ------------------------------------------------------------------------------
 
@@ -267,7 +299,7 @@ class Session:
 
     def _receive(self) -> tuple[memoryview, int] | None:
         """What has come from the peer: octets, and the size of the datagrams that they hold."""
-        while True:
+        for _ in range(_STRAYS_IN_A_ROW):
             try:
                 received = self._endpoint.receive(self._workspace.inbound)
             except OSError as error:
@@ -280,6 +312,7 @@ class Session:
             if sender == self.peer or self._is_peer(sender):
                 return octets, size
             self._turn_away(octets, sender)
+        return None
 
     def _network_failed(self, error: OSError) -> None:
         """Once the peer has been heard from it is a loss, and the timer's affair; before that a
@@ -400,6 +433,8 @@ class SendingSession(Session):
                 count, last = octets // blksize + 1, octets % blksize
             packets = batch.packets(blocks.start, count, last, machine.terms.rollover or 0)
             sent = self._send_blocks(packets, batch.size, count)
+            if machine.outcome is not None:
+                return  # The network refused them for good.
             machine.sent(sent, now, last if sent == count else None)
             self.blocked = sent < count
 
@@ -421,7 +456,7 @@ class ReceivingSession(Session):
     netascii changes the size, and a client that writes may not know it.
     """
 
-    __slots__ = ("_exact", "_sink")
+    __slots__ = ("_committed", "_exact", "_sink")
 
     RECEIVES_IN_A_ROW = 32
 
@@ -442,6 +477,7 @@ class ReceivingSession(Session):
         super().__init__(machine, request, link, report=report, number=number, now=now)
         self._sink = sink
         self._exact = exact
+        self._committed = False
 
     def _work(self, now: float) -> None:
         """Store what has come; only then may the machine acknowledge it."""
@@ -451,6 +487,7 @@ class ReceivingSession(Session):
                 self._sink.write(chunks)
             if machine.complete and machine.outcome is None:
                 self._check_size()
+                self._committed = True  # `commit` ends the sink, even where it fails.
                 self._sink.commit()
         except (OSError, TFTPError) as error:
             self._storage_failed(error)
@@ -463,5 +500,5 @@ class ReceivingSession(Session):
             raise ProtocolError(f"{announced} octets were announced, but {came} came")
 
     def _settle(self) -> None:
-        if self.machine.outcome is not Outcome.DONE:
+        if not self._committed:
             self._sink.discard()
