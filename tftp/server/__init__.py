@@ -162,6 +162,16 @@ class Server:
         self._closing = True
 
     def _bind(self, opening: Opening) -> list[Listener]:
+        for _ in range(_PORT_CHOICES):
+            try:
+                return self._bind_all(opening)
+            except OSError as error:
+                # The port that the system chose for one address may be taken at the next.
+                if self._config.port or error.errno != errno.EADDRINUSE:
+                    raise
+        return self._bind_all(opening)
+
+    def _bind_all(self, opening: Opening) -> list[Listener]:
         numbers = itertools.count(1)
         listeners: list[Listener] = []
         port = self._config.port
@@ -200,15 +210,18 @@ class Server:
                 (socket.AF_INET6, ("::", 0, 0, 0), either),
             ]
             return [entry for entry in wildcards if family in (0, entry[0])]
-        found: dict[tuple[int, Address], None] = {}
+        found: dict[tuple[int, Address], bool] = {}
         for host in self._config.hosts:
             try:
                 answers = socket.getaddrinfo(host, 0, family, socket.SOCK_DGRAM)
             except socket.gaierror as error:
                 raise OSError(errno.EADDRNOTAVAIL, error.strerror, host) from error
+            # "localhost" is ::1 as well, even where there is no IPv6.
+            either = any(answer[0] == socket.AF_INET for answer in answers)
             for kind, _type, _protocol, _name, address in answers:
-                found[kind, address] = None
-        return [(kind, address, False) for kind, address in found]
+                optional = either and kind == socket.AF_INET6
+                found[kind, address] = found.get((kind, address), True) and optional
+        return [(kind, address, optional) for (kind, address), optional in found.items()]
 
     def _report(self, event: Event) -> None:
         for observer in self._observers:
@@ -217,6 +230,9 @@ class Server:
             except Exception:
                 logger.exception("an observer failed")
 
+
+# How many ports of the system's choice are tried, beside the last.
+_PORT_CHOICES = 15
 
 # What binding an IPv6 socket raises where there is none: no such family, or no such address.
 _NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
