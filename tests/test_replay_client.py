@@ -126,8 +126,9 @@ class Running:
         else:
             content = conversation.content
             if not conversation.complete:
-                # The end of the file is not known, as it was never sent.
-                content += bytes(10 * conversation.blksize)
+                # Zeros for what was never sent; without a tsize nobody knows how much that is.
+                size = request.options.get("tsize", len(content) + 10 * conversation.blksize)
+                content = content.ljust(int(size), b"\0")
             self.future = pool.submit(client.put, content, request.filename, mode=request.mode)
 
 
