@@ -26,8 +26,7 @@ RANKS = (
     "storage",
     "session",
     "net.reactor",
-    "dallying",
-    "dallying",
+    "dallying errand",
     "client aio server monitor",
     "cli",
 )

@@ -1,66 +1,45 @@
 """The client: `Client.get` and `Client.put`, which block until the file is whole on the other side.
 
 It runs the same sessions as the servers, on a reactor of its own in the calling thread. By itself
-it asks for what makes a transfer fast (the largest block that is not fragmented, a window, the
-file's size), takes whatever comes back, and asks again for nothing when a server can not bear that.
+it asks for what makes a transfer fast, takes whatever comes back, and asks once more for nothing
+where a server cannot bear that. What is asked and sent is `errand`'s affair; this module knows
+users: their threads, their callbacks, and the exceptions that they are to see.
 """
 
 import contextlib
-import functools
 import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
 from tftp.dallying import Dallying
-from tftp.errors import Aborted, ErrorCode, PeerError, ProtocolError, TransferTimeout, Unreachable
+from tftp.errand import Download, Errand, Start, Upload, declined, good_terms, ignored, shares
+from tftp.errors import Aborted, TFTPError, TransferTimeout, Unreachable
 from tftp.events import (
     Address,
     Event,
     Observer,
-    Operation,
     Outcome,
-    Request,
     TransferEnded,
     TransferProgress,
     TransferStarted,
     format_address,
 )
-from tftp.net import kernel
-from tftp.net.endpoint import Endpoint, Workspace, open_port
 from tftp.net.reactor import Reactor
-from tftp.options import DEFAULT_BLKSIZE, MAX_BLKSIZE, Terms, offer
-from tftp.packets import ReadRequest, WriteRequest
-from tftp.session import Link, ReceivingSession, SendingSession, Session
-from tftp.storage.adapters import NetasciiSink, NetasciiSource
-from tftp.storage.ends import Origin, Target, open_origin, open_target
+from tftp.options import Terms
+from tftp.session import Session
+from tftp.storage.ends import Origin, Target
 from tftp.timers import Patience
-from tftp.transfer import Receiver, Sender
 from tftp.url import parse
 
 __all__ = ["Client", "Progress", "get", "put"]
 
 #: Is called with the octets of the file that are over, and how many there are (None: unknown).
 Progress = Callable[[int, int | None], None]
-
-# Blocks between two ACKs that are asked for: as many as one system call sends.
-_WINDOWSIZE = 64
-# Octets of a window that a server's receive buffer can be trusted to hold.
-_SERVER_BUFFER = 128 << 10
-_ETHERNET = 1500
-# Answers that may mean "I do not like these options", and are not about the file.
-_CHOKED = frozenset(
-    {
-        ErrorCode.UNDEFINED,
-        ErrorCode.ILLEGAL_OPERATION,
-        ErrorCode.UNKNOWN_TID,
-        ErrorCode.OPTION_REFUSED,
-    }
-)
 
 
 class Client:
@@ -76,7 +55,7 @@ class Client:
         port: int = 69,
         *,
         terms: Terms | None = None,
-        overrides: Mapping[str, int | float] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         patience: Patience | None = None,
         family: int = 0,
         observer: Observer | None = None,
@@ -86,23 +65,20 @@ class Client:
         Args:
             host: name or address of the server.
             port: its UDP port.
-            terms: the options to ask for; None asks for good ones, `Terms()` for none at all.
+            terms: the options to ask for; None asks for good ones, `Terms()` for none at all. With
+                a `tsize` of any value, the size is asked for, or told.
             overrides: fields of `Terms` to change in what is asked.
             patience: how long to wait for the server; by default 20 s of silence.
             family: `socket.AF_INET` or `AF_INET6` to use only that.
             observer: is given every event, in the thread of the transfer.
+
+        Raises:
+            ValueError: the port, or a term, is out of range.
         """
-        self._host = host
-        self._port = port
-        self._terms = terms
-        self._overrides = dict(overrides or {})
-        self._patience = patience or Patience(total=20.0)
-        self._family = family
-        self._observer = observer
-        self._numbers = itertools.count(1)
+        overrides, patience = dict(overrides or {}), patience or Patience(total=20.0)
+        self._plan = _Plan(host, port, terms, overrides, patience, family, observer)
         self._lock = threading.Lock()
-        self._attempts: set[_Attempt] = set()
-        self._dallying = Dallying()
+        self._calls: set[_Call] = set()
 
     def __enter__(self) -> "Client":
         return self
@@ -130,7 +106,8 @@ class Client:
             into: a path, which gets the file under its name when it is whole; or a binary file
                 object or a `bytearray`, which get the octets as they come.
             mode: "octet", or "netascii" to have line ends translated.
-            progress: is called now and then, and at the end.
+            progress: is called at the start, at most four times a second, and at the end. What it
+                raises ends the transfer, and is raised from here.
 
         Returns:
             All that there is to know of the transfer.
@@ -138,12 +115,14 @@ class Client:
         Raises:
             PeerError: the server said no; `code` and `message` are its own.
             TransferTimeout: it fell silent.
-            Unreachable: the network says that nobody listens there.
+            Unreachable: the network says that nobody can be reached there.
             ProtocolError: it broke the protocol, or sent another size than it announced.
+            Refused: the local file changed while it was sent.
             Aborted: `cancel` was called.
-            OSError: the local file can not be written, or the host not be found.
+            OSError: the local file cannot be written. `socket.gaierror`: there is no such host.
+            ValueError: the mode is unknown, or the name does not fit into a request.
         """
-        return self._run(_Errand(_Download, into, _octets(name), mode, progress))
+        return self._run(Download(_octets(name), mode, into), progress)
 
     def put(
         self,
@@ -155,265 +134,165 @@ class Client:
     ) -> TransferEnded:
         """Write `source` (a path, a binary file object, or octets) to the server as `name`.
 
-        The rest is as for `get`. When this returns, the server has confirmed the last block.
+        The rest is as for `get`. When this returns, the server has confirmed the last block. A
+        stream that makes its reader wait (a pipe, a terminal) makes the transfer wait, too.
         """
-        return self._run(_Errand(_Upload, source, _octets(name), mode, progress))
+        return self._run(Upload(_octets(name), mode, source), progress)
 
     def cancel(self) -> None:
         """End the running transfers; they raise `Aborted`. Any thread may call this."""
         with self._lock:
-            for attempt in self._attempts:
-                attempt.abort(Aborted("cancelled"))
+            for call in self._calls:
+                call.cancel()
 
     def linger(self, timeout: float | None = None) -> None:
         """Wait until nothing is done in the background any more, `timeout` seconds at most."""
-        self._dallying.wait(timeout)
+        self._plan.dallying.wait(timeout)
 
     def close(self) -> None:
         """End what is done in the background, now."""
-        self._dallying.stop()
+        self._plan.dallying.stop()
 
-    # -- one transfer -----------------------------------------------------------------------------
-
-    def _run(self, errand: "_Errand") -> TransferEnded:
-        *others, last = self._addresses()
-        for address in others:
-            with contextlib.suppress(Unreachable):  # The next address may be the right one.
-                return self._ask(errand, address)
-        return self._ask(errand, last)
-
-    def _addresses(self) -> list[Address]:
-        found = socket.getaddrinfo(self._host, self._port, self._family, socket.SOCK_DGRAM)
-        return list(dict.fromkeys(address for *_, address in found))
-
-    def _ask(self, errand: "_Errand", address: Address) -> TransferEnded:
-        """Ask with options, and once more without if that is what the server can not bear."""
-        move = errand.begin()
-        wish = self._wish(move, address)
-        if offer(wish):
-            # Some servers fall silent at an option that they do not know.
-            opening = self._patience.total / 2 if self._patience.retries is None else None
-            attempt = self._try(move, address, wish, wish.timeout, opening)
-            if not attempt.choked:
-                return attempt.result()
-            move = errand.begin()
-        return self._try(move, address, Terms(), wish.timeout, None).result()
-
-    def _wish(self, move: "_Download | _Upload", address: Address) -> Terms:
-        """What to ask for."""
-        if self._terms is not None:
-            return _changed(self._terms, self._overrides)
-        mtu = kernel.path_mtu(address, _family(address)) or _ETHERNET
-        blksize = min(max(mtu - _headers(address), DEFAULT_BLKSIZE), MAX_BLKSIZE)
-        blksize = int(self._overrides.get("blksize", blksize))
-        windowsize = max(1, min(_WINDOWSIZE, move.room() // blksize))
-        # RFC 2349 wants the size exactly, which nobody knows in netascii.
-        tsize = move.tsize if move.errand.mode == "octet" else None
-        wish = Terms(blksize=blksize, windowsize=windowsize, tsize=tsize)
-        return _changed(wish, self._overrides)
-
-    def _try(
-        self,
-        move: "_Download | _Upload",
-        address: Address,
-        wish: Terms,
-        timeout: float | None,
-        opening: float | None,
-    ) -> "_Attempt":
-        """One transfer, to its end; `opening` is how long in seconds a first answer may take."""
-        try:
-            link = _open_link(address, joins=move.joins)
-        except BaseException:
-            move.let_go()
-            raise
-        attempt = _Attempt(move.errand.progress, self._observer)
-        parts = _Parts(
-            link=link,
-            options=offer(wish),
-            timeout=timeout,
-            patience=self._patience,
-            report=attempt.report,
-            number=next(self._numbers),
-            now=time.monotonic(),
-        )
-        session = move.session(parts)
+    def _run(self, errand: Errand, progress: Progress | None) -> TransferEnded:
+        call = _Call(self._plan, errand, progress)
         with self._lock:
-            self._attempts.add(attempt)
+            self._calls.add(call)
         try:
-            attempt.run(session, opening)
+            return call.run()
         finally:
             with self._lock:
-                self._attempts.discard(attempt)
-        if not session.finished:
-            self._dallying.take(session)
-        return attempt
+                self._calls.discard(call)
+            call.close()
 
 
 @dataclass(frozen=True, slots=True)
-class _Errand:
-    """What a caller wants, however many attempts it takes."""
+class _Plan:
+    """What was said when the client was made, and what all its transfers share."""
 
-    kind: "type[_Download] | type[_Upload]"
-    local: Any  # a target or an origin, as the kind wants it
-    filename: bytes
-    mode: str
-    progress: Progress | None
+    host: str
+    port: int
+    terms: Terms | None
+    overrides: Mapping[str, Any]
+    patience: Patience
+    family: int
+    observer: Observer | None
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    dallying: Dallying = field(default_factory=Dallying)
 
     def __post_init__(self) -> None:
-        if self.mode not in ("octet", "netascii"):
-            raise ValueError(f"mode is octet or netascii, not {self.mode!r}")
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"a port is 1 to 65535, not {self.port}")
+        replace(self.terms or Terms(), **self.overrides)  # Fails here, not in the first transfer.
 
-    def begin(self) -> "_Download | _Upload":
-        """Open the local file. Raises `OSError`."""
-        return self.kind(self)
-
-    def request(self, operation: Operation, parts: "_Parts") -> Request:
-        """The request, as observers see it."""
-        return Request(
-            operation=operation,
-            filename=self.filename,
-            mode=self.mode,
-            options=parts.options,
-            peer=parts.link.peer,
-            local=parts.link.endpoint.address,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """What a session needs beside the file."""
-
-    link: Link
-    options: Mapping[str, str]
-    timeout: float | None
-    patience: Patience
-    report: Observer
-    number: int
-    now: float
-
-
-class _Download:
-    """One attempt at reading a file."""
-
-    tsize = 0  # RFC 2349: asks for the size.
-    joins = True
-
-    def __init__(self, errand: _Errand) -> None:
-        self.errand = errand
-        self._sink = open_target(errand.local)
-
-    def room(self) -> int:
-        """Octets that a window may have."""
-        return kernel.receive_budget()
-
-    def session(self, parts: _Parts) -> Session:
-        """The transfer, not started yet."""
-        errand = self.errand
-        packet = ReadRequest(errand.filename, errand.mode, parts.options)
-        text = errand.mode == "netascii"
-        return ReceivingSession(
-            Receiver.request(packet, parts.now, parts.patience, parts.timeout),
-            NetasciiSink(self._sink) if text else self._sink,
-            errand.request(Operation.READ, parts),
-            parts.link,
-            report=parts.report,
-            number=parts.number,
-            now=parts.now,
-            exact=not text,
-        )
-
-    def let_go(self) -> None:
-        """Nothing came of it."""
-        self._sink.discard()
-
-
-class _Upload:
-    """One attempt at writing a file."""
-
-    joins = False
-
-    def __init__(self, errand: _Errand) -> None:
-        self.errand = errand
-        self._source = open_origin(errand.local)
-        self.tsize = self._source.size
-
-    def room(self) -> int:
-        """Octets that a window may have."""
-        return _SERVER_BUFFER
-
-    def session(self, parts: _Parts) -> Session:
-        """The transfer, not started yet."""
-        errand = self.errand
-        packet = WriteRequest(errand.filename, errand.mode, parts.options)
-        text = errand.mode == "netascii"
-        return SendingSession(
-            Sender.request(packet, parts.now, parts.patience, parts.timeout),
-            NetasciiSource(self._source) if text else self._source,
-            errand.request(Operation.WRITE, parts),
-            parts.link,
-            report=parts.report,
-            number=parts.number,
-            now=parts.now,
-        )
-
-    def let_go(self) -> None:
-        """Nothing came of it."""
-        self._source.close()
-
-
-class _Attempt:
-    """One transfer of a client, as its caller waits for it."""
-
-    def __init__(self, progress: Progress | None, observer: Observer | None) -> None:
-        self._progress = progress
-        self._observer = observer
-        self._reactor = Reactor()
-        self._session: Session | None = None
-        self._fault: Exception | None = None
-
-    def run(self, session: Session, opening: float | None) -> None:
-        """Run the session in this thread to its end, which is also that nobody has answered for
-        `opening` seconds. It may still dally then; it is in no reactor any more.
-        """
-        reactor = self._reactor
-        self._session = session
-        until = None if opening is None else time.monotonic() + opening
+    def addresses(self) -> list[Address]:
+        """Where the server may be. Raises `socket.gaierror`."""
         try:
-            reactor.add(session)
-            session.start(time.monotonic())
-            reactor.settle(session)
+            found = socket.getaddrinfo(self.host, self.port, self.family, socket.SOCK_DGRAM)
+        except UnicodeError as error:  # No host has such a name.
+            raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
+        return list(dict.fromkeys(address for *_, address in found))
+
+    def wish(self, errand: Errand, address: Address) -> Terms:
+        """What to ask for."""
+        terms = self.terms or good_terms(errand, address, self.overrides.get("blksize"))
+        return replace(terms, **self.overrides)
+
+    def place(self, address: Address) -> str:
+        """The server, in words."""
+        text = format_address(address)
+        return text if self.host == address[0] else f"{self.host} ({text})"
+
+
+class _Call:
+    """One `get` or `put`, however many attempts it takes."""
+
+    def __init__(self, plan: _Plan, errand: Errand, progress: Progress | None) -> None:
+        self._plan = plan
+        self._errand = errand
+        self._progress = progress
+        self._reactor = Reactor()
+        self._attempt: _Attempt | None = None
+        self._cancelled = False
+
+    def run(self) -> TransferEnded:
+        """Go through the server's addresses, until one can be reached."""
+        *others, last = self._plan.addresses()
+        for address in others:
+            with contextlib.suppress(Unreachable):
+                return self._ask(address)
+        return self._ask(last)
+
+    def cancel(self) -> None:
+        """From any thread: end it, whatever it does now."""
+        self._cancelled = True
+        self._reactor.call(self._abort)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._attempt = None
+        self._reactor.close()
+
+    def _abort(self) -> None:
+        attempt = self._attempt
+        if attempt is not None and attempt.session.ended is None:
+            self._reactor.drive(attempt, attempt.session.abort, Aborted("cancelled"))
+
+    def _ask(self, address: Address) -> TransferEnded:
+        """Ask with options, and once more without if it may be these that the server declines."""
+        wish, patience = self._plan.wish(self._errand, address), self._plan.patience
+        wait, rest = shares(patience, wish.timeout)
+        tried = [self._try(address, wish, wish.timeout, patience, wait)]
+        if declined(tried[0]):
+            tried.append(self._try(address, Terms(), wish.timeout, patience))
+        elif ignored(tried[0]) and rest is not None:
+            tried.append(self._try(address, Terms(), wish.timeout, rest))
+        return self._result(address, tried)
+
+    def _try(
+        self,
+        address: Address,
+        wish: Terms,
+        timeout: float | None,
+        patience: Patience,
+        wait: float | None = None,
+    ) -> Session:
+        """One attempt, to its end; with options, the first answer must come within `wait` s."""
+        if self._cancelled:
+            raise Aborted("cancelled")
+        now = time.monotonic()
+        start = Start(
+            address=address,
+            wish=wish,
+            timeout=timeout,
+            patience=patience,
+            number=next(self._plan.numbers),
+            report=self._report,
+            now=now,
+        )
+        session = self._errand.begin(start)
+        limit = None if wait is None or not session.request.options else now + wait
+        attempt = self._attempt = _Attempt(session, limit)
+        try:
+            self._reactor.add(attempt)
+            self._reactor.drive(attempt, session.start, now)
             while session.ended is None:
-                reactor.turn()
-                if until is not None and not session.machine.heard and time.monotonic() >= until:
-                    session.abort(TransferTimeout("no answer"), tell=False)
+                self._reactor.turn()
         except BaseException:
             session.abort(Aborted("interrupted"))
             raise
         finally:
-            reactor.settle(session)
-            reactor.release(session)
-            reactor.close()
+            self._reactor.release(attempt)
+            if session.finished:
+                session.close()
+            else:
+                self._plan.dallying.take(session)
+        if attempt.fault is not None:
+            raise attempt.fault
+        return session
 
-    def abort(self, error: Aborted) -> None:
-        """End it for this reason; from any thread."""
-        self._reactor.call(functools.partial(self._abort, error))
-
-    def _abort(self, error: Aborted) -> None:
-        if self._session is not None and self._session.ended is None:
-            self._session.abort(error)
-            self._reactor.settle(self._session)
-
-    def report(self, event: Event) -> None:
-        """Pass an event on. A fault of the caller's own functions ends the transfer."""
-        try:
-            self._tell(event)
-        except Exception as error:
-            self._fault = error
-            self.abort(Aborted("the caller's own function failed"))
-
-    def _tell(self, event: Event) -> None:
-        if self._observer is not None:
-            self._observer(event)
+    def _report(self, event: Event) -> None:
+        if self._plan.observer is not None:
+            self._plan.observer(event)
         if self._progress is None:
             return
         match event:
@@ -424,73 +303,87 @@ class _Attempt:
             case TransferEnded(outcome=Outcome.DONE):
                 self._progress(event.counters.payload, event.counters.payload)
 
-    @property
-    def choked(self) -> bool:
-        """Whether the server could not bear the options, as far as one can tell from outside."""
-        session = self._session
-        if session is None or session.machine.counters.blocks:
-            return False
-        match session.machine.error:
-            case TransferTimeout():
-                return not session.machine.heard
-            case PeerError(code=code) | ProtocolError(code=code):
-                return code in _CHOKED
-            case _:
-                return False
-
-    def result(self) -> TransferEnded:
-        """How it ended, if well; raises what is to be raised if not."""
-        if self._fault is not None:
-            raise self._fault
-        assert self._session is not None  # noqa: S101
-        ended = self._session.ended
+    def _result(self, address: Address, tried: Sequence[Session]) -> TransferEnded:
+        """What the caller is to see of the last attempt."""
+        ended = tried[-1].ended
         assert ended is not None  # noqa: S101
         match ended.error:
             case None:
                 return ended
-            case TransferTimeout():
-                raise TransferTimeout(self._silence(ended, self._session)) from ended.error
-            case error if isinstance(error.__cause__, OSError) and not isinstance(
-                error, Unreachable
-            ):
-                raise error.__cause__  # The local file: its owner wants the system's own words.
+            case Unreachable() as error:
+                text = f"cannot reach {self._plan.place(address)}: {error}"
+                raise Unreachable(text) from error.__cause__
+            case TransferTimeout() as error:
+                raise TransferTimeout(self._silence(address, tried)) from error
+            case TFTPError(__cause__=OSError() as error):
+                raise error  # The local file: its owner wants the system's own words.
             case error:
                 raise error
 
-    def _silence(self, ended: TransferEnded, session: Session) -> str:
-        text = f"no answer from {format_address(session.peer)} for {ended.duration:.0f} s"
-        if session.strangers:
-            others = ", ".join(format_address(address) for address in session.strangers)
+    def _silence(self, address: Address, tried: Sequence[Session]) -> str:
+        seconds = tried[-1].machine.silence(time.monotonic())
+        if not tried[-1].machine.heard:
+            seconds += sum(session.ended.duration for session in tried[:-1] if session.ended)
+        text = f"no answer from {self._plan.place(address)} for {seconds:.3g} s"
+        strangers = set().union(*(session.strangers for session in tried))
+        if strangers:
+            others = ", ".join(sorted(map(format_address, strangers)))
             text += f", but datagrams came from {others}"
         return text
 
 
-def _open_link(address: Address, *, joins: bool) -> Link:
-    try:
-        sock = open_port(_family(address))
-    except OSError as error:  # For example on a host without IPv6.
-        raise Unreachable(error.strerror or str(error)) from error
-    kernel.enlarge_buffers(sock, kernel.WANTED_BUFFER)
-    return Link(
-        Endpoint(sock, joins=joins, tells_refusals=True), address, Workspace(), pinned=False
-    )
+class _Attempt:
+    """A session in a client's reactor. It must be answered by `limit`, if there is one.
 
+    Attributes:
+        session: the session.
+        fault: what a function or file object of the caller raised.
+        armed: for the reactor.
+    """
 
-def _changed(terms: Terms, overrides: Mapping[str, Any]) -> Terms:
-    return replace(terms, **overrides)
+    def __init__(self, session: Session, limit: float | None) -> None:
+        self.session = session
+        self.fault: Exception | None = None
+        self.armed = 0.0
+        self._limit = limit
+        self.fileno = session.fileno
+        self.readable = session.readable
+        self.writable = session.writable
 
+    @property
+    def deadline(self) -> float | None:
+        """That of the session, or the limit if it comes first."""
+        deadline = self.session.deadline
+        if self._limit is None or self.session.machine.heard or deadline is None:
+            return deadline
+        return min(deadline, self._limit)
 
-def _octets(name: str | bytes) -> bytes:
-    return name.encode() if isinstance(name, str) else name
+    @property
+    def blocked(self) -> bool:
+        """Whether the session waits for room to send."""
+        return self.session.blocked
 
+    @property
+    def finished(self) -> bool:
+        """Whether the caller need not wait any more, even if the session has to stay."""
+        return self.session.ended is not None
 
-def _family(address: Address) -> int:
-    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        heard = self.session.machine.heard
+        if self._limit is not None and now >= self._limit and not heard:
+            # The server never got so far as to have a transfer: there is nobody to tell.
+            self.session.abort(TransferTimeout("no answer"), tell=False)
+        else:
+            self.session.expire(now)
 
+    def failed(self, error: Exception) -> None:
+        """A function or file object of the caller failed: that ends the transfer."""
+        self.fault = error
+        self.session.abort(Aborted("the client's program failed"))
 
-def _headers(address: Address) -> int:
-    """Octets of IP, UDP and TFTP in front of each block."""
-    return (40 if ":" in address[0] else 20) + 8 + 4
+    def close(self) -> None:
+        """The call that made it takes care of the session."""
 
 
 def get(
@@ -500,7 +393,10 @@ def get(
     terms: Terms | None = None,
     progress: Progress | None = None,
 ) -> TransferEnded:
-    """Read the file that a `tftp://` URL names (RFC 3617); see `Client.get`."""
+    """Read the file that a `tftp://` URL names (RFC 3617); see `Client.get`.
+
+    Raises `ValueError` where it is no such URL.
+    """
     place = parse(url)
     client = Client(place.host, place.port, terms=terms)
     return client.get(place.filename, into, mode=place.mode, progress=progress)
@@ -513,7 +409,15 @@ def put(
     terms: Terms | None = None,
     progress: Progress | None = None,
 ) -> TransferEnded:
-    """Write to the file that a `tftp://` URL names (RFC 3617); see `Client.put`."""
+    """Write to the file that a `tftp://` URL names (RFC 3617); see `Client.put`.
+
+    Raises `ValueError` where it is no such URL.
+    """
     place = parse(url)
     client = Client(place.host, place.port, terms=terms)
     return client.put(source, place.filename, mode=place.mode, progress=progress)
+
+
+def _octets(name: str | bytes) -> bytes:
+    # Names that came as bytes from the command line or the disk go out as the same bytes.
+    return name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name

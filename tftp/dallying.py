@@ -34,7 +34,10 @@ class Dallying:
             if self._reactor is None:
                 self._reactor = Reactor(dropped=self._forget)
                 self._thread = threading.Thread(
-                    target=self._run, args=(self._reactor,), name="tftp-dallying", daemon=True
+                    target=self._reactor.run,
+                    args=(self._has_ended,),
+                    name="tftp-dallying",
+                    daemon=True,
                 )
                 self._thread.start()
             self._coming += 1
@@ -54,15 +57,13 @@ class Dallying:
         if thread is not None:
             thread.join(timeout)
 
-    def _run(self, reactor: Reactor) -> None:
-        reactor.run(until=self._has_ended)
-        reactor.close()
-
     def _has_ended(self) -> bool:
         with self._lock:
-            if self._coming or self._sessions:
+            if self._reactor is None or self._coming or self._sessions:
                 return False
-            self._reactor = self._thread = None
+            # Under the lock, so that who comes after sees either all of it or nothing.
+            self._reactor.close()
+            self._reactor = None
             return True
 
     def _add(self, session: Session, reactor: Reactor) -> None:

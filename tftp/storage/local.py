@@ -87,6 +87,8 @@ class Directory:
         ignore_case: where there is no exact match, take a name in another case: the first in byte
             order. In a directory of more than 65 536 entries case is not ignored.
         max_size: octets that an upload may have; None means no limit but the disk.
+        durable: an upload is on the disk, name and all, when it is committed. Without, it is still
+            whole or not there, but may be lost in a power cut soon after.
     """
 
     def __init__(
@@ -97,12 +99,14 @@ class Directory:
         overwrite: bool = False,
         ignore_case: bool = False,
         max_size: int | None = None,
+        durable: bool = True,
     ) -> None:
         self.root = Path(root).absolute()
         self.writable = writable
         self.overwrite = overwrite
         self.ignore_case = ignore_case
         self.max_size = max_size
+        self.durable = durable
         self._root = os.fsencode(self.root)
 
     def check(self) -> None:
@@ -153,7 +157,13 @@ class Directory:
             os.close(directory)
             raise
         return LocalSink(
-            directory, name, file, temporary, overwrite=self.overwrite, max_size=self.max_size
+            directory,
+            name,
+            file,
+            temporary,
+            overwrite=self.overwrite,
+            max_size=self.max_size,
+            durable=self.durable,
         )
 
     def sweep(self, before: float) -> int:
@@ -286,10 +296,12 @@ class LocalSink:
         temporary: the new file's name in the directory; None if it has none.
         overwrite: let it replace another file.
         max_size: octets that it may have.
+        durable: force it to the disk when it is committed.
     """
 
     __slots__ = (
         "_directory",
+        "_durable",
         "_file",
         "_max_size",
         "_name",
@@ -307,6 +319,7 @@ class LocalSink:
         *,
         overwrite: bool,
         max_size: int | None,
+        durable: bool,
     ) -> None:
         self._directory = directory
         self._name = name
@@ -314,6 +327,7 @@ class LocalSink:
         self._temporary = temporary
         self._overwrite = overwrite
         self._max_size = max_size
+        self._durable = durable
         self._written = 0
 
     def write(self, chunks: Sequence[memoryview]) -> None:
@@ -333,7 +347,7 @@ class LocalSink:
                 chunks = _rest(chunks, done)
 
     def commit(self) -> None:
-        """Put the file on the disk and under its name, in this order.
+        """Put the file on the disk, if that is promised, and then under its name.
 
         Raises:
             Refused: the name was taken meanwhile.
@@ -344,10 +358,12 @@ class LocalSink:
             raise ValueError("the upload has ended")
         try:
             self._take_permissions()
-            os.fsync(self._file)
+            if self._durable:
+                os.fsync(self._file)
             self._publish()
-            # Now the name, too: the last ACK promises a file that survives a power cut.
-            _sync_directory(self._directory)
+            if self._durable:
+                # Now the name, too: the last ACK promises a file that survives a power cut.
+                _sync_directory(self._directory)
         finally:
             self.discard()
 
