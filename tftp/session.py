@@ -11,6 +11,7 @@ import logging
 import time
 from dataclasses import dataclass
 
+from tftp.blocks import on_wire
 from tftp.errors import Aborted, ErrorCode, ProtocolError, Refused, TFTPError, Unreachable
 from tftp.events import (
     Address,
@@ -20,8 +21,8 @@ from tftp.events import (
     TransferProgress,
     TransferStarted,
 )
-from tftp.net.endpoint import Endpoint, Workspace
-from tftp.packets import Error, Opcode
+from tftp.net.endpoint import Batch, Endpoint, Workspace
+from tftp.packets import HEADER, Error, Opcode
 from tftp.storage.base import Sink, Source
 from tftp.transfer import Receiver, Sender, State, Transfer
 
@@ -61,6 +62,8 @@ _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 _ERROR_OPCODE = Opcode.ERROR.to_bytes(2, "big")
 # How many foreign addresses a session remembers, for its error message.
 _STRANGERS = 4
+# A transfer of fewer windows is over before looking ahead has paid.
+_LOOK_AHEAD_FROM = 4
 # How many datagrams from others it looks at before the other transfers have their turn.
 _STRAYS_IN_A_ROW = 8
 
@@ -396,7 +399,7 @@ class Session:
 class SendingSession(Session):
     """A transfer whose file is here: a server that is read from, a client that writes."""
 
-    __slots__ = ("_source",)
+    __slots__ = ("_ahead", "_awaited", "_source")
 
     machine: Sender
 
@@ -415,14 +418,83 @@ class SendingSession(Session):
             machine, request, link, report=report, number=number, now=now, size=source.size
         )
         self._source = source
+        self._ahead: Batch | None = None
+        self._awaited: bytes | None = None  # the ACK on which what is in `_ahead` may go
+
+    def readable(self, now: float) -> None:
+        """Take in an ACK; where nothing gets lost, answer it with the window that is ready."""
+        if self._awaited is None:
+            super().readable(now)
+            return
+        try:
+            datagram, sender = self._endpoint.receive_small()
+        except OSError:
+            super().readable(now)  # Nothing, or an error, which will come again.
+            return
+        if sender != self.peer:
+            if self._is_peer(sender):
+                self.deliver(memoryview(datagram), len(datagram), now)
+            else:
+                self._turn_away(memoryview(datagram), sender)
+        elif datagram == self._awaited:
+            self._send_ahead(now)
+        else:
+            self.deliver(memoryview(datagram), len(datagram), now)
+
+    def _send_ahead(self, now: float) -> None:
+        """Send the window that is ready, and only then account for it and prepare the next."""
+        batch, machine = self._ahead, self.machine
+        assert batch is not None and self._awaited is not None  # noqa: S101, PT018
+        windowsize = machine.terms.windowsize
+        sent = self._send_blocks(batch.octets, batch.size, windowsize)
+        if sent == windowsize:
+            machine.advanced(now)
+            self._look_ahead()
+            if now >= self._next_progress:
+                self._report_progress(now)
+        else:
+            machine.receive(self._awaited, now)
+            machine.sent(sent, now)
+            self.blocked = True
+
+    def _look_ahead(self) -> None:
+        """Read the next window, if it is a full one, while the peer still has the present one."""
+        self._awaited = None
+        machine = self.machine
+        block = machine.awaited()
+        if block is None:
+            return
+        terms = machine.terms
+        windowsize, blksize = terms.windowsize, terms.blksize
+        batch = self._ahead
+        if batch is None:
+            if block < _LOOK_AHEAD_FROM * windowsize or self.fileno() < 0:
+                return
+            batch = self._ahead = self._workspace.lend(blksize, windowsize)
+            if batch is None:
+                return
+        try:
+            octets = self._source.read_into(batch.slots, block * blksize)
+        except (OSError, TFTPError):
+            return  # It will be met again where it belongs, when these blocks are due.
+        if octets == windowsize * blksize:
+            rollover = terms.rollover or 0
+            batch.packets(block + 1, windowsize, None, rollover)
+            self._awaited = HEADER.pack(Opcode.ACK, on_wire(block, rollover))
 
     def _work(self, now: float) -> None:
         """Send what the window allows: one read and, where the kernel can, one call to send."""
         machine = self.machine
+        self._send_windows(now)
+        if not self.blocked and machine.outcome is None:
+            self._look_ahead()
+
+    def _send_windows(self, now: float) -> None:
+        machine = self.machine
         while not self.blocked and (blocks := machine.window()):
             blksize = machine.terms.blksize
             batch = self._workspace.batch(blksize)
-            count = min(len(blocks), batch.capacity)
+            count = min(len(blocks), len(batch.slots))
             try:
                 octets = self._source.read_into(batch.slots[:count], (blocks.start - 1) * blksize)
             except (OSError, TFTPError) as error:
@@ -446,6 +518,10 @@ class SendingSession(Session):
             return count
 
     def _settle(self) -> None:
+        self._awaited = None
+        if self._ahead is not None:
+            self._workspace.give_back(self._ahead)
+            self._ahead = None
         self._source.close()
 
 

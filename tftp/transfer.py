@@ -415,6 +415,46 @@ class Sender(Transfer):
         ):
             self._pause(now)
 
+    def awaited(self) -> int | None:
+        """The block whose ACK lets a whole new window leave; None where it is not as plain as that.
+
+        It is plain as long as nothing gets lost: what is out was sent once, and fills the window.
+        The driver may then have the next window ready, send it on that very ACK, and report it by
+        `advanced`, instead of going through `receive`, `window` and `sent`.
+        """
+        highest = self._highest
+        if (
+            self._timed == highest
+            and highest - self._acked == self.terms.windowsize
+            and self._last is None
+            and self._clean
+            and self._burst == self.terms.windowsize
+            and self._heard
+        ):
+            return highest
+        return None
+
+    def advanced(self, now: float) -> None:
+        """The ACK of `awaited` came, and the whole window behind it is on its way."""
+        windowsize = self.terms.windowsize
+        octets = windowsize * self.terms.blksize
+        counters = self.counters
+        counters.datagrams_received += 1
+        counters.octets_received += HEADER.size
+        counters.datagrams_sent += windowsize
+        counters.octets_sent += octets + windowsize * HEADER.size
+        counters.payload += octets
+        counters.blocks += windowsize
+        acked = self._acked = self._highest
+        # A round trip in lock-step is short, and one in eight tells enough.
+        if windowsize > 1 or not acked & 7:
+            self.timer.sample(now - self._sent_at)
+        self._timed = self._highest = acked + windowsize
+        self._next = self._highest + 1
+        self._silences = 0
+        self._progress_at = self._sent_at = now
+        self.deadline = now + self.timer.interval
+
     def expire(self, now: float) -> None:
         """Act on silence, or end a pause inside a window."""
         if self._resume_at is not None and now >= self._resume_at:
@@ -624,7 +664,7 @@ class Receiver(Transfer):
             self.outcome = Outcome.DONE
             self.state = State.DALLYING
             self.deadline = now + self._patience.dally
-        if self._due:
+        if self._due and self.state is not State.CLOSED:
             self._acknowledge(now)
 
     def _take(self, opcode: int, number: int, datagram: bytes | memoryview, now: float) -> None:

@@ -19,28 +19,32 @@ __all__ = ["Batch", "Endpoint", "SharedEndpoint", "Workspace", "open_first_free"
 
 # The largest IP packet, which is also the most that GRO joins.
 _INBOUND = 65536
-# How many block sizes a workspace remembers the layout of.
-_LAYOUTS = 16
+# Enough for an ACK, an OACK and an ERROR with a long text.
+_SMALL = 1024
+# Octets that are read at once, at most.
+_OUTBOUND = 2 * MAX_DATAGRAM
+# How many block sizes a workspace keeps room for.
+_LAYOUTS = 8
+# Octets that the transfers of one thread may have ready beforehand, all together.
+_AHEAD = 16 << 20
 
 
 class Batch:
-    """Room for many DATA packets of one size, one behind the other.
+    """Room for DATA packets of one size, one behind the other.
 
     Attributes:
         size: octets of a whole packet, header included.
-        capacity: how many there is room for.
         slots: where the payload of each belongs.
         octets: all of them, as they go onto the wire.
     """
 
-    __slots__ = ("_buffer", "capacity", "octets", "size", "slots")
+    __slots__ = ("octets", "size", "slots")
 
-    def __init__(self, buffer: bytearray, blksize: int) -> None:
-        self._buffer = buffer
-        self.size = HEADER.size + blksize
-        self.capacity = max(1, min(kernel.MAX_SEGMENTS, kernel.MAX_SEGMENTS_OCTETS // self.size))
-        self.octets = memoryview(buffer)
-        starts = range(HEADER.size, self.capacity * self.size, self.size)
+    def __init__(self, blksize: int, count: int) -> None:
+        self.size = size = HEADER.size + blksize
+        self.octets = memoryview(bytearray(count * size))
+        self.octets[1::size] = bytes([Opcode.DATA]) * count
+        starts = range(HEADER.size, count * size, size)
         self.slots = [self.octets[start : start + blksize] for start in starts]
 
     def packets(self, first: int, count: int, last: int | None, rollover: int) -> memoryview:
@@ -48,25 +52,35 @@ class Batch:
 
         The payloads are in the slots already; `last` is the size of the final one, None if full.
         """
-        position = 0
-        for block in range(first, first + count):
-            wire = block if block <= MAX_WIRE else on_wire(block, rollover)
-            HEADER.pack_into(self._buffer, position, Opcode.DATA, wire)
-            position += self.size
-        if last is not None:
-            position -= self.size - HEADER.size - last
-        return self.octets[:position]
+        size = self.size
+        start = on_wire(first, rollover)
+        if rollover and start + count > MAX_WIRE:
+            for index in range(count):
+                HEADER.pack_into(
+                    self.octets, index * size, Opcode.DATA, on_wire(first + index, rollover)
+                )
+        else:
+            # All headers in two strokes: an octet of each, `size` apart.
+            end = count * size
+            self.octets[2:end:size] = _HIGH[start : start + count]
+            self.octets[3:end:size] = _LOW[start : start + count]
+        return self.octets[: count * size if last is None else (count - 1) * size + last + 4]
+
+
+# The two octets of each block number, in order, and once more behind the wrap to 0.
+_LOW = bytes(range(256)) * 512
+_HIGH = b"".join(bytes([high]) * 256 for high in range(256)) * 2
 
 
 class Workspace:
     """The buffers of one thread."""
 
-    __slots__ = ("_batches", "_outbound", "inbound")
+    __slots__ = ("_batches", "_left", "inbound")
 
     def __init__(self) -> None:
         self.inbound = memoryview(bytearray(_INBOUND))
-        self._outbound = bytearray(max(MAX_DATAGRAM, kernel.MAX_SEGMENTS_OCTETS))
         self._batches: dict[int, Batch] = {}
+        self._left = _AHEAD
 
     def batch(self, blksize: int) -> Batch:
         """Room for DATA packets of this block size; the last one asked for is overwritten."""
@@ -74,8 +88,21 @@ class Workspace:
         if batch is None:
             if len(self._batches) >= _LAYOUTS:
                 self._batches.clear()
-            batch = self._batches[blksize] = Batch(self._outbound, blksize)
+            count = max(1, min(kernel.MAX_SEGMENTS, _OUTBOUND // (HEADER.size + blksize)))
+            batch = self._batches[blksize] = Batch(blksize, count)
         return batch
+
+    def lend(self, blksize: int, count: int) -> Batch | None:
+        """Room for a transfer's own use, to be given back; None when too much has been lent."""
+        octets = count * (HEADER.size + blksize)
+        if octets > min(self._left, _OUTBOUND):
+            return None
+        self._left -= octets
+        return Batch(blksize, count)
+
+    def give_back(self, batch: Batch) -> None:
+        """The transfer has ended."""
+        self._left += len(batch.octets)
 
 
 class Endpoint:
@@ -83,10 +110,9 @@ class Endpoint:
 
     Attributes:
         socket: the socket; it is closed with the endpoint.
-        address: what it is bound to.
     """
 
-    __slots__ = ("_joins", "_segments", "_source", "_tells_refusals", "address", "socket")
+    __slots__ = ("_joins", "_segments", "_source", "_tells_refusals", "socket")
 
     def __init__(
         self, sock: socket.socket, *, joins: bool = False, tells_refusals: bool = False
@@ -100,13 +126,18 @@ class Endpoint:
                 nobody listens there.
         """
         self.socket = sock
-        self.address: Address = sock.getsockname()
         self._joins = joins and kernel.join_segments(sock)
         self._segments = kernel.can_segment()
         self._source: list[kernel.Control] = []
         self._tells_refusals = tells_refusals
         if tells_refusals:
             kernel.ask_for_refusals(sock)
+
+    @property
+    def address(self) -> Address:
+        """What the socket is bound to."""
+        address: Address = self.socket.getsockname()
+        return address
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -129,6 +160,10 @@ class Endpoint:
             return None
         return buffer[:count], kernel.joined_size(controls) or count, sender
 
+    def receive_small(self) -> tuple[bytes, Address]:
+        """One datagram of some octets, an ACK for example. Raises `BlockingIOError` for none."""
+        return self.socket.recvfrom(_SMALL)
+
     def send(self, datagram: bytes, peer: Address) -> None:
         """Send one datagram. A full queue loses it, as the network may; other faults raise."""
         with contextlib.suppress(BlockingIOError):
@@ -139,24 +174,35 @@ class Endpoint:
 
         Returns how many are on their way, fewer than all when the queue is full.
         """
-        if len(octets) <= size:
+        total = len(octets)
+        if total > size and self._segments:
+            return self._send_segments(octets, size, peer)
+        if total > size:
+            return self._send_one_by_one(octets, size, peer)
+        try:
+            self._send_one(octets, peer)
+        except BlockingIOError:
+            return 0
+        return 1
+
+    def _send_segments(self, octets: memoryview, size: int, peer: Address) -> int:
+        """As many in each call as the kernel cuts apart (GSO)."""
+        at_once = size * max(1, min(kernel.MAX_SEGMENTS, kernel.MAX_SEGMENTS_OCTETS // size))
+        controls = [*self._source, kernel.segment_size(size)]
+        count = 0
+        for start in range(0, len(octets), at_once):
+            part = octets[start : start + at_once]
             try:
-                self._send_one(octets, peer)
+                self.socket.sendmsg([part], controls if len(part) > size else self._source, 0, peer)
             except BlockingIOError:
-                return 0
-            return 1
-        if self._segments:
-            try:
-                self.socket.sendmsg([octets], [*self._source, kernel.segment_size(size)], 0, peer)
-            except BlockingIOError:
-                return 0
+                break
             except OSError:
-                # Datagrams larger than the device takes in one piece, or a device that can not:
-                # from now on one at a time, which raises again if that was not the reason.
+                # Larger than the device takes in one piece, or a device that can not cut: from now
+                # on one at a time, which raises again if that was not the reason.
                 self._segments = False
-            else:
-                return -(-len(octets) // size)
-        return self._send_one_by_one(octets, size, peer)
+                return count + self._send_one_by_one(octets[start:], size, peer)
+            count += -(-len(part) // size)
+        return count
 
     def _send_one_by_one(self, octets: memoryview, size: int, peer: Address) -> int:
         count = 0

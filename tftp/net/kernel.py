@@ -169,11 +169,11 @@ def destination(controls: list[Control]) -> tuple[str, int, bool] | None:
     for level, kind, value in controls:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             interface, local, header = _IN_PKTINFO.unpack_from(value)
-            unicast = header == local and not ip_address(header).is_multicast
+            unicast = header == local and header[0] >> 4 != 0xE  # 224.0.0.0/4 is multicast.
             return socket.inet_ntoa(local), interface, unicast
         if level == socket.IPPROTO_IPV6 and kind == _IPV6_PKTINFO:
             address, interface = _IN6_PKTINFO.unpack_from(value)
-            unicast = not ip_address(address).is_multicast
+            unicast = address[0] != 0xFF  # ff00::/8 is multicast.
             return socket.inet_ntop(socket.AF_INET6, address), interface, unicast
     return None
 

@@ -14,12 +14,12 @@ import heapq
 import itertools
 import logging
 import os
-import selectors
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 __all__ = ["Handler", "Reactor"]
 
@@ -40,7 +40,7 @@ class Handler(Protocol):
         armed: the deadline that the reactor's heap holds for it; the reactor's alone.
         blocked: it waits for room to send; `writable` is called when there is some (without a
             descriptor: when there may be some).
-        finished: it wants to be dropped, and closed.
+        finished: it wants to be dropped, and closed; its deadline is None then.
     """
 
     armed: float
@@ -79,8 +79,9 @@ class Reactor:
     def __init__(self, dropped: Callable[[Handler], None] | None = None) -> None:
         """`dropped` is told of every handler that has been dropped, in the loop's thread."""
         self._dropped = dropped
-        self._selector = selectors.DefaultSelector()
+        self._poll = _Poll()
         self._handlers: set[Handler] = set()
+        self._by_descriptor: dict[int, Handler] = {}
         self._heap: list[tuple[float, int, Handler]] = []
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
@@ -89,7 +90,7 @@ class Reactor:
         self._closed = False
         self._thread: int | None = None
         self._wake_receiver, self._wake_sender = _wake_pipe()
-        self._selector.register(self._wake_receiver, selectors.EVENT_READ, None)
+        self._poll.register(self._wake_receiver, _READ)
 
     def __len__(self) -> int:
         return len(self._handlers)
@@ -115,8 +116,10 @@ class Reactor:
 
     def add(self, handler: Handler) -> None:
         """Take a handler in."""
-        if handler.fileno() >= 0:
-            self._selector.register(handler.fileno(), selectors.EVENT_READ, handler)
+        descriptor = handler.fileno()
+        if descriptor >= 0:
+            self._poll.register(descriptor, _READ)
+            self._by_descriptor[descriptor] = handler
         self._handlers.add(handler)
         handler.armed = _NEVER
         self.settle(handler)
@@ -150,8 +153,7 @@ class Reactor:
         deadline = handler.deadline
         if handler.blocked:
             if handler.fileno() >= 0:
-                both = selectors.EVENT_READ | selectors.EVENT_WRITE
-                self._selector.modify(handler.fileno(), both, handler)
+                self._poll.modify(handler.fileno(), _READ | _WRITE)
             else:
                 again = time.monotonic() + _TRY_AGAIN
                 deadline = again if deadline is None else min(deadline, again)
@@ -163,8 +165,10 @@ class Reactor:
         """Give a handler back, open, if it is still here."""
         if handler in self._handlers:
             self._handlers.remove(handler)
-            if handler.fileno() >= 0:
-                self._selector.unregister(handler.fileno())
+            descriptor = handler.fileno()
+            if descriptor >= 0:
+                self._poll.unregister(descriptor)
+                del self._by_descriptor[descriptor]
 
     def run(self, until: Callable[[], bool]) -> None:
         """Serve until `until()` is true; it is asked after each turn."""
@@ -177,25 +181,25 @@ class Reactor:
 
     def turn(self) -> None:
         """Wait for the next thing to happen, and do it."""
-        timeout = None
-        if self._heap:
-            timeout = max(0.0, self._heap[0][0] - time.monotonic())
-        ready = self._selector.select(timeout)
+        heap = self._heap
+        ready = self._poll(max(0.0, heap[0][0] - time.monotonic()) if heap else None)
         now = time.monotonic()
-        for key, mask in ready:
-            handler: Handler | None = key.data
-            if handler is None:
-                self._woken()
-            elif handler in self._handlers:
+        for descriptor, mask in ready:
+            # One that an earlier handler of this turn has dropped is not there any more.
+            handler = self._by_descriptor.get(descriptor)
+            if handler is not None:
                 self._serve(handler, mask, now)
-        self._expire(now)
+            elif descriptor == self._wake_receiver:
+                self._woken()
+        if heap and heap[0][0] <= now:
+            self._expire(now)
 
     def close(self) -> None:
         """Drop and close all handlers, and the loop's own descriptors."""
         for handler in list(self._handlers):
             self._drop(handler)
         self._heap.clear()
-        self._selector.close()
+        self._poll.close()
         with self._wake_lock:
             self._closed = True
             for descriptor in {self._wake_receiver, self._wake_sender}:
@@ -203,14 +207,16 @@ class Reactor:
 
     def _serve(self, handler: Handler, mask: int, now: float) -> None:
         try:
-            if mask & selectors.EVENT_READ:
+            if mask & ~_WRITE:  # An error, too, is found out by reading.
                 handler.readable(now)
-            if mask & selectors.EVENT_WRITE:
-                self._selector.modify(handler.fileno(), selectors.EVENT_READ, handler)
+            if mask & _WRITE:
+                self._poll.modify(handler.fileno(), _READ)
                 handler.writable(now)
         except Exception as error:
             self._contain(handler, error)
-        self.settle(handler)
+        deadline = handler.deadline
+        if deadline is None or deadline < handler.armed or handler.blocked:
+            self.settle(handler)
 
     def _expire(self, now: float) -> None:
         while self._heap and self._heap[0][0] <= now:
@@ -255,6 +261,32 @@ class Reactor:
             logger.exception("a handler could not be closed")
         if self._dropped is not None:
             self._dropped(handler)
+
+
+_READ, _WRITE = select.POLLIN, select.POLLOUT
+
+
+class _Poll:
+    """The system's own poll, and the best that it has.
+
+    `selectors` would do the same, at twice the price of a round trip on loopback.
+    """
+
+    def __init__(self) -> None:
+        has_epoll = hasattr(select, "epoll")
+        poll: Any = select.epoll() if has_epoll else select.poll()
+        # `epoll` counts seconds, `poll` milliseconds.
+        self._unit = 1 if has_epoll else 1000
+        self._poll = poll.poll
+        self.register = poll.register
+        self.modify = poll.modify
+        self.unregister = poll.unregister
+        self.close = poll.close if has_epoll else lambda: None
+
+    def __call__(self, timeout: float | None) -> list[tuple[int, int]]:
+        """The descriptors that are ready, and what for; after `timeout` seconds, none."""
+        ready: list[tuple[int, int]] = self._poll(None if timeout is None else timeout * self._unit)
+        return ready
 
 
 _WAKE = (1).to_bytes(8, "little")

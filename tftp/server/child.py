@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tftp.errors import Aborted
 from tftp.events import Event, TransferStarted
-from tftp.net.endpoint import SharedEndpoint, Workspace
+from tftp.net.endpoint import Workspace
 from tftp.net.reactor import Handler, Reactor
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
@@ -104,8 +104,7 @@ class Child:
         match message:
             case "open", number, door, packed:
                 request = unpack_request(packed)
-                shared = SharedEndpoint(self._doors[door], request.local)
-                self._open(Arrival(request, number, shared), now)
+                self._open(Arrival(request, number, self._doors[door]), now)
             case "deliver", octets:
                 if self._session is not None:
                     self._session.deliver(memoryview(octets), len(octets), now)
@@ -137,6 +136,7 @@ class Child:
         """The parent has closed the channel. What only stays to repeat its last ACK may finish."""
         self._leaving = True
         self.finished = True
+        self.deadline = None
         if self._session is not None and self._session.ended is None:
             self._session.abort(Aborted("server stops"))
             self._reactor.settle(self._session)

@@ -46,17 +46,21 @@ class Arrival:
     Attributes:
         request: what is asked.
         number: of the transfer that it may become.
-        door: an endpoint that answers from the address and port that were asked.
+        socket: what it came by.
     """
 
     request: Request
     number: int
-    door: SharedEndpoint
+    socket: socket.socket
+
+    def door(self) -> SharedEndpoint:
+        """An endpoint that answers from the address and port that were asked."""
+        return SharedEndpoint(self.socket, self.request.local)
 
     def refuse(self, error: TFTPError) -> None:
         """Answer with an ERROR from the port that was asked, which every client accepts."""
         with contextlib.suppress(OSError):  # It is a courtesy: the client's timer does the rest.
-            self.door.send(Error.of(error).encode(), self.request.peer)
+            self.door().send(Error.of(error).encode(), self.request.peer)
 
 
 class Gate(Protocol):
@@ -215,7 +219,7 @@ class Listener:
             peer=peer,
             local=local,
         )
-        arrival = Arrival(request, next(self._numbers), SharedEndpoint(self._socket, local))
+        arrival = Arrival(request, next(self._numbers), self._socket)
         try:
             self._gate.submit(arrival)
         except Busy as error:

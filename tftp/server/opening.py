@@ -159,7 +159,7 @@ class Opening:
     def _endpoint(self, arrival: Arrival, terms: Terms) -> Endpoint:
         """The port to answer from: a new one (RFC 1350, section 4), unless configured otherwise."""
         if self._config.single_port:
-            return arrival.door
+            return arrival.door()
         local = arrival.request.local
         family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
         sock = self._open_port(family, (local[0], 0, *local[2:]))

@@ -175,6 +175,7 @@ class _Child:
             messages, _ = self._channel.receive()
         except EOFError:
             self.finished = True  # Why, the nursery knows.
+            self.deadline = None
             return
         for message in messages:
             self._crew.hear(self, message, now)
@@ -305,7 +306,7 @@ class _Crew:
         return next(
             index
             for index, listener in enumerate(self._listeners)
-            if listener.socket is arrival.door.socket
+            if listener.socket is arrival.socket
         )
 
     def born(self, pid: int, channel: Channel) -> None:
