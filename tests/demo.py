@@ -51,6 +51,7 @@ class Line:
     address: str
     name: str
     options: tuple[str, ...]
+    granted: str
     octets: int
     seconds: float
     digest: str
@@ -58,7 +59,7 @@ class Line:
 
 
 def main() -> int:
-    console = Console(width=None if sys.stdout.isatty() else 132)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     hashes = published_hashes()
     with tempfile.TemporaryDirectory(prefix="tftpkit-demo-") as folder:
         root, arrived = Path(folder, "root"), Path(folder, "arrived")
@@ -114,24 +115,31 @@ def transfer(
     """Run one `tftp get` or `tftp put`, and look at the file that it made."""
     start = time.monotonic()
     done = subprocess.run(
-        [COMMAND, *command], capture_output=True, text=True, timeout=PATIENCE, check=False
+        [COMMAND, *command, "--json"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
     )
     seconds = time.monotonic() - start
     content = result.read_bytes() if result.exists() else b""
     digest = hashlib.sha256(content).hexdigest()
-    wrong = ""
+    wrong, granted = "", ""
     if done.returncode:
         wrong = f"exit status {done.returncode}: {done.stderr.strip()}"
     elif not result.exists():
         wrong = "no file arrived"
     elif digest != expected:
         wrong = f"SHA-256 is {digest}, not {expected}"
-    return Line(verb, address, name, options, len(content), seconds, digest, wrong)
+    else:
+        options_granted = json.loads(done.stdout)["granted"]
+        granted = " ".join(f"{option} {value}" for option, value in options_granted.items())
+    return Line(verb, address, name, options, granted, len(content), seconds, digest, wrong)
 
 
 def as_table(lines: list[Line]) -> Table:
     table = Table(title="tftpkit demo", title_justify="left")
-    for heading in ("", "server", "file", "options"):
+    for heading in ("", "over", "file", "asked", "granted"):
         table.add_column(heading, overflow="fold")
     for heading in ("octets", "seconds"):
         table.add_column(heading, justify="right")
@@ -140,10 +148,10 @@ def as_table(lines: list[Line]) -> Table:
     for line in lines:
         table.add_row(
             line.verb,
-            # rich reads brackets as markup, and an IPv6 address has them.
-            line.address.replace("[", r"\["),
+            "IPv6" if line.address.startswith("[") else "IPv4",
             line.name,
             " ".join(line.options) or "(its own choice)",
+            line.granted,
             str(line.octets),
             f"{line.seconds:.2f}",
             line.digest[:12],
