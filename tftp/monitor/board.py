@@ -1,0 +1,475 @@
+"""What is true of a server now, and what has happened to it so far: events, added up.
+
+The board is an observer, so it is called in the threads that move the packets: an event costs a few
+additions, and everything that can be left to whoever asks is left to them. What it keeps is
+bounded, whatever comes from the network: running transfers, two rings of recent events, tallies
+(see `tally`), and sums. The sums are exact; they are those of the state machines, in `Counters`.
+
+It knows nothing of sockets or readers. Who wants every event in the order of the board follows it.
+"""
+
+import operator
+import threading
+import time
+from bisect import bisect_left
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import fields, replace
+from itertools import islice
+from typing import Any, TypeVar
+
+from tftp.errors import PeerError, TFTPError
+from tftp.events import (
+    Counters,
+    Event,
+    Operation,
+    Outcome,
+    Request,
+    RequestReceived,
+    RequestRefused,
+    TransferEnded,
+    TransferProgress,
+    TransferStarted,
+    as_json,
+    printable,
+)
+from tftp.monitor.tally import Tally
+
+__all__ = ["Board", "Follower"]
+
+#: Is given each event with its number, in the board's order, and while the board is locked: it must
+#: do next to nothing.
+Follower = Callable[[int, Event], None]
+
+# How many endings, and how many failures, are remembered.
+_RECENT = 200
+# How many rows the tallies have.
+_CLIENTS, _FILES, _ERRORS = 256, 256, 64
+# Running transfers beyond so many are forgotten, oldest first, until they end. A server has its own
+# limit, and it is lower.
+_TRANSFERS = 50_000
+# What is kept of names, option words and messages: a client may send kilobytes of each.
+_NAME, _FILE, _WORD, _MESSAGE = 512, 255, 64, 200
+_OPTIONS = 16
+
+# The upper bounds of what histograms count: seconds, octets a second, seconds.
+_DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 600)
+_RATES = (1e3, 1e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
+_ROUND_TRIPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
+
+_COUNTERS = tuple(counter.name for counter in fields(Counters))
+_values = operator.attrgetter(*_COUNTERS)
+_NOTHING = (0,) * len(_COUNTERS)
+
+
+class Board:
+    """An observer that knows what goes on. Any thread may ask it, and any may tell it."""
+
+    def __init__(self, *, transfers: int = _TRANSFERS) -> None:
+        """Begin with nothing; at most so many running transfers are remembered."""
+        self._most = transfers
+        self._lock = threading.Lock()
+        self._followers: tuple[Follower, ...] = ()
+        self._sequence = 0
+        self._transfers: OrderedDict[int, _Transfer] = OrderedDict()
+        self._read, self._write = _Side(), _Side()
+        self._endings: deque[TransferEnded] = deque(maxlen=_RECENT)
+        self._failures: deque[Event] = deque(maxlen=_RECENT)
+        self._clients: Tally[_Account] = Tally(_CLIENTS, _Account)
+        self._files: Tally[_Account] = Tally(_FILES, _Account)
+        self._errors: Tally[_Fault] = Tally(_ERRORS, _Fault)
+        self._fold: dict[type[Event], Callable[[Any], None]] = {
+            RequestReceived: self._received,
+            RequestRefused: self._refused,
+            TransferStarted: self._started,
+            TransferProgress: self._progress,
+            TransferEnded: self._ended,
+        }
+
+    def __call__(self, event: Event) -> None:
+        """Take an event in."""
+        with self._lock:
+            self._fold[type(event)](event)
+            self._sequence += 1
+            for follower in self._followers:
+                follower(self._sequence, event)
+
+    def follow(self, follower: Follower) -> None:
+        """Have `follower` given every event from now on."""
+        with self._lock:
+            self._followers = (*self._followers, follower)
+
+    @property
+    def running(self) -> int:
+        """How many transfers run."""
+        return len(self._transfers)
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of it, as values that `json.dumps` takes (`docs/reference/monitor.md`, snapshot).
+
+        The rest of a snapshot (state, limits) is not the board's to know.
+        """
+        with self._lock:
+            sequence = self._sequence
+            sides = (self._read.copy(), self._write.copy())
+            transfers = [transfer.copy() for transfer in self._transfers.values()]
+            endings, failures = list(self._endings), list(self._failures)
+            clients = _Copy(self._clients, _ACCOUNT)
+            files = _Copy(self._files, _ACCOUNT)
+            errors = _Copy(self._errors, _FAULT)
+        now = time.time()
+        return {
+            "sequence": sequence,
+            "time": now,
+            "running": len(transfers),
+            "totals": _totals(sides, transfers),
+            "transfers": [transfer.as_json(now) for transfer in transfers],
+            "endings": [as_json(event) for event in endings],
+            "failures": [as_json(event) for event in failures],
+            "clients": clients.as_json(lambda host: {"client": printable(host)}),
+            "files": files.as_json(lambda name: {"file": printable(name)}),
+            "errors": errors.as_json(_fault_names),
+        }
+
+    def transfers(self) -> list[dict[str, Any]]:
+        """The running transfers, oldest first, as in the snapshot."""
+        with self._lock:
+            transfers = [transfer.copy() for transfer in self._transfers.values()]
+        now = time.time()
+        return [transfer.as_json(now) for transfer in transfers]
+
+    def totals(self) -> dict[str, Any]:
+        """Sequence, time, running and totals, as in the snapshot."""
+        with self._lock:
+            sequence = self._sequence
+            sides = (self._read.copy(), self._write.copy())
+            transfers = [transfer.copy() for transfer in self._transfers.values()]
+        return {
+            "sequence": sequence,
+            "time": time.time(),
+            "running": len(transfers),
+            "totals": _totals(sides, transfers),
+        }
+
+    # -- with the lock ----------------------------------------------------------------------------
+
+    def _received(self, event: RequestReceived) -> None:
+        number = event.transfer
+        if number in self._transfers:
+            return  # A second process took over before the first had begun.
+        self._side(event.request).requests += 1
+        if len(self._transfers) >= self._most:
+            self._transfers.popitem(last=False)
+        self._transfers[number] = _Transfer(event)
+
+    def _refused(self, event: RequestRefused) -> None:
+        request = event.request
+        side = self._side(request)
+        if self._transfers.pop(event.transfer, None) is None:
+            side.requests += 1  # It got no further than the door.
+        side.refused += 1
+        self._fault("refused", event.error, event.time)
+        self._failures.append(_cut(event))
+        for account in self._accounts(request, event.time):
+            account.refused += 1
+
+    def _started(self, event: TransferStarted) -> None:
+        transfer = self._transfers.get(event.transfer)
+        if transfer is not None:
+            transfer.started = event
+
+    def _progress(self, event: TransferProgress) -> None:
+        transfer = self._transfers.get(event.transfer)
+        if transfer is not None:
+            transfer.before = transfer.progress
+            transfer.progress = event
+
+    def _ended(self, event: TransferEnded) -> None:
+        self._transfers.pop(event.transfer, None)
+        request, outcome = event.request, event.outcome
+        counted = _values(event.counters)
+        succeeded = outcome.succeeded
+        self._side(request).ended(event, counted)
+        event = _cut(event)
+        self._endings.append(event)
+        if not succeeded:
+            self._failures.append(event)
+            self._fault(outcome.value, event.error, event.time)
+        for account in self._accounts(request, event.time):
+            account.ended(succeeded, counted)
+
+    def _side(self, request: Request) -> "_Side":
+        return self._read if request.operation is Operation.READ else self._write
+
+    def _accounts(self, request: Request, now: float) -> "Iterable[_Account]":
+        accounts = (
+            self._clients.count(request.peer[0]),
+            self._files.count(request.filename[:_FILE]),
+        )
+        for account in accounts:
+            account.last = now
+            if request.operation is Operation.READ:
+                account.reads += 1
+            else:
+                account.writes += 1
+        return accounts
+
+    def _fault(self, outcome: str, error: TFTPError | None, now: float) -> None:
+        code, message = (0, "") if error is None else (int(error.code), error.message[:_MESSAGE])
+        self._errors.count((outcome, code, message)).last = now
+
+
+class _Transfer:
+    """A transfer that runs, by the last events about it."""
+
+    __slots__ = ("before", "progress", "received", "started")
+
+    def __init__(
+        self,
+        received: RequestReceived,
+        started: TransferStarted | None = None,
+        progress: TransferProgress | None = None,
+        before: TransferProgress | None = None,
+    ) -> None:
+        self.received = received
+        self.started = started
+        self.progress = progress
+        self.before = before
+
+    def copy(self) -> "_Transfer":
+        return _Transfer(self.received, self.started, self.progress, self.before)
+
+    def as_json(self, now: float) -> dict[str, Any]:
+        progress, began = self.progress, self.received.time
+        # An event's JSON form has the request's, and that of the terms.
+        row = as_json(_cut(self.started or self.received))
+        for part in ("event", "time"):
+            del row[part]
+        counters = progress.counters if progress else Counters()
+        return {
+            "terms": None,
+            "granted": {},
+            "size": None,
+            **row,
+            "state": "running" if self.started else "opening",
+            "began": began,
+            "duration": max(0.0, now - began),
+            "round_trip": progress.round_trip if progress else None,
+            "rate": self._rate(),
+            "counters": dict(zip(_COUNTERS, _values(counters), strict=True)),
+        }
+
+    def _rate(self) -> float:
+        """Octets of the file per second, between the last two times that it was heard of."""
+        progress, before = self.progress, self.before
+        if progress is None:
+            return 0.0
+        since, had = (
+            (self.received.time, 0) if before is None else (before.time, before.counters.payload)
+        )
+        seconds = progress.time - since
+        return (progress.counters.payload - had) / seconds if seconds > 0 else 0.0
+
+
+class _Histogram:
+    """How many values fell between which bounds, and what they add up to."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def as_json(self) -> dict[str, Any]:
+        return {"bounds": list(self.bounds), "counts": list(self.counts), "sum": self.sum}
+
+
+class _Side:
+    """The totals of reads, or of writes. `settled` are the counters of what has ended."""
+
+    __slots__ = ("duration", "outcomes", "rate", "refused", "requests", "round_trip", "settled")
+
+    def __init__(self) -> None:
+        self.requests = 0
+        self.refused = 0
+        self.outcomes = {outcome.value: 0 for outcome in Outcome}
+        self.settled: tuple[int, ...] = _NOTHING
+        self.duration = _Histogram(_DURATIONS)
+        self.rate = _Histogram(_RATES)
+        self.round_trip = _Histogram(_ROUND_TRIPS)
+
+    def ended(self, event: TransferEnded, counted: tuple[int, ...]) -> None:
+        outcome = event.outcome
+        self.outcomes[outcome.value] += 1
+        self.settled = tuple(map(operator.add, self.settled, counted))
+        if not outcome.succeeded:
+            return
+        self.duration.add(event.duration)
+        if event.duration > 0:
+            self.rate.add(event.counters.payload / event.duration)
+        if event.round_trip is not None:
+            self.round_trip.add(event.round_trip)
+
+    def copy(self) -> dict[str, Any]:
+        return {
+            "requests": self.requests,
+            "running": 0,
+            "refused": self.refused,
+            "outcomes": dict(self.outcomes),
+            "counters": self.settled,
+            "histograms": {
+                "duration": self.duration.as_json(),
+                "rate": self.rate.as_json(),
+                "round_trip": self.round_trip.as_json(),
+            },
+        }
+
+
+class _Account:
+    """What one client did, or what was done with one file; a row of a tally."""
+
+    __slots__ = (
+        "counters",
+        "failed",
+        "key",
+        "last",
+        "missed",
+        "reads",
+        "refused",
+        "requests",
+        "succeeded",
+        "writes",
+    )
+
+    def __init__(self, key: Hashable, missed: int) -> None:
+        self.key = key
+        self.missed = missed
+        self.requests = 0
+        self.reads = 0
+        self.writes = 0
+        self.succeeded = 0
+        self.failed = 0
+        self.refused = 0
+        self.counters: tuple[int, ...] = _NOTHING
+        self.last = 0.0
+
+    def ended(self, succeeded: bool, counted: tuple[int, ...]) -> None:
+        if succeeded:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+        self.counters = tuple(map(operator.add, self.counters, counted))
+
+    def absorb(self, other: "_Account") -> None:
+        self.requests += other.requests
+        self.reads += other.reads
+        self.writes += other.writes
+        self.succeeded += other.succeeded
+        self.failed += other.failed
+        self.refused += other.refused
+        self.counters = tuple(map(operator.add, self.counters, other.counters))
+
+
+class _Fault:
+    """How often something went wrong in one way; a row of a tally."""
+
+    __slots__ = ("key", "last", "missed", "requests")
+
+    def __init__(self, key: Hashable, missed: int) -> None:
+        self.key = key
+        self.missed = missed
+        self.requests = 0
+        self.last = 0.0
+
+    def absorb(self, other: "_Fault") -> None:
+        self.requests += other.requests
+
+
+class _Copy:
+    """A tally as it stands, to be made into JSON when the board is free again."""
+
+    def __init__(self, tally: "Tally[Any]", parts: Sequence[str]) -> None:
+        self._capacity = tally.capacity
+        self._parts = parts
+        self._values = operator.attrgetter(*parts)
+        self._rows = [(row.key, self._values(row)) for row in tally.rows()]
+        self._others = self._values(tally.others)
+
+    def as_json(self, names: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        """`names` makes what a row begins with of its key."""
+        others = self._row(self._others)
+        for part in ("last", "missed"):
+            del others[part]
+        return {
+            "capacity": self._capacity,
+            "rows": [names(key) | self._row(values) for key, values in self._rows],
+            "others": others,
+        }
+
+    def _row(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        row = dict(zip(self._parts, values, strict=True))
+        if "counters" in row:
+            row["counters"] = dict(zip(_COUNTERS, row["counters"], strict=True))
+        return row
+
+
+_FAULT = ("requests", "last", "missed")
+_ACCOUNT = ("reads", "writes", "succeeded", "failed", "refused", "counters", *_FAULT)
+
+
+def _fault_names(key: tuple[str, int, str]) -> dict[str, Any]:
+    outcome, code, message = key
+    return {"outcome": outcome, "code": code, "message": printable(message)}
+
+
+def _totals(
+    sides: tuple[dict[str, Any], dict[str, Any]], transfers: Iterable[_Transfer]
+) -> dict[str, Any]:
+    """What has ended and what runs, together."""
+    totals = dict(zip(("read", "write"), sides, strict=True))
+    for transfer in transfers:
+        side = totals[transfer.received.request.operation.value]
+        side["running"] += 1
+        if transfer.progress is not None:
+            counted = _values(transfer.progress.counters)
+            side["counters"] = tuple(map(operator.add, side["counters"], counted))
+    for side in sides:
+        side["counters"] = dict(zip(_COUNTERS, side["counters"], strict=True))
+    return totals
+
+
+_E = TypeVar("_E", bound=Event)
+
+
+def _cut(event: _E) -> _E:
+    """The event without what a client has put into it to make it large."""
+    if _is_large(event.request):
+        event = replace(event, request=_cut_request(event.request))
+    if isinstance(event, TransferEnded):
+        error = event.error
+        if isinstance(error, PeerError) and len(error.message) > _MESSAGE:
+            return replace(event, error=PeerError(error.message[:_MESSAGE], error.code))
+    return event
+
+
+def _is_large(request: Request) -> bool:
+    options = request.options
+    return (
+        len(request.filename) > _NAME
+        or len(options) > _OPTIONS
+        or sum(map(len, options)) + sum(map(len, options.values())) > _OPTIONS * _WORD
+    )
+
+
+def _cut_request(request: Request) -> Request:
+    options = islice(request.options.items(), _OPTIONS)
+    return replace(
+        request,
+        filename=request.filename[:_NAME],
+        options={name[:_WORD]: value[:_WORD] for name, value in options},
+    )
