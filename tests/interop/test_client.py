@@ -48,8 +48,7 @@ def test_files_of_any_size_arrive_whole(
 ) -> None:
     for name, size in sizes(terms).items():
         (served / name).write_bytes(content(size))
-    with start(served) as (host, port):
-        client = Client(host, port, terms=terms)
+    with start(served) as (host, port), Client(host, port, terms=terms) as client:
         for name, size in sizes(terms).items():
             ended = client.get(name, local / name)
             assert (local / name).read_bytes() == content(size)
@@ -61,8 +60,7 @@ def test_files_of_any_size_arrive_whole(
 def test_files_of_any_size_are_sent_whole(
     start: Start, terms: Terms | None, served: Path, local: Path
 ) -> None:
-    with start(served) as (host, port):
-        client = Client(host, port, terms=terms)
+    with start(served) as (host, port), Client(host, port, terms=terms) as client:
         for name, size in sizes(terms).items():
             (local / name).write_bytes(content(size))
             ended = client.put(local / name, name)
@@ -78,8 +76,8 @@ def test_line_ends_survive_a_download_in_netascii(
 ) -> None:
     (served / "lines.txt").write_bytes(TEXT)
     text = bytearray()
-    with start(served) as (host, port):
-        Client(host, port, terms=terms).get("lines.txt", text, mode="netascii")
+    with start(served) as (host, port), Client(host, port, terms=terms) as client:
+        client.get("lines.txt", text, mode="netascii")
     assert bytes(text) == TEXT
 
 
@@ -88,8 +86,8 @@ def test_line_ends_survive_a_download_in_netascii(
 def test_line_ends_survive_an_upload_in_netascii(
     start: Start, terms: Terms | None, served: Path
 ) -> None:
-    with start(served) as (host, port):
-        Client(host, port, terms=terms).put(TEXT, "lines.txt", mode="netascii")
+    with start(served) as (host, port), Client(host, port, terms=terms) as client:
+        client.put(TEXT, "lines.txt", mode="netascii")
         wait_until_written(served / "lines.txt", len(TEXT))
     assert (served / "lines.txt").read_bytes() == TEXT
 
@@ -98,15 +96,23 @@ def test_line_ends_survive_an_upload_in_netascii(
 def test_a_missing_file_is_an_error_1_from_the_peer(
     start: Start, served: Path, local: Path
 ) -> None:
-    with start(served) as (host, port), pytest.raises(PeerError) as caught:
-        Client(host, port).get("nowhere.bin", local / "nowhere.bin")
+    with (
+        start(served) as (host, port),
+        Client(host, port) as client,
+        pytest.raises(PeerError) as caught,
+    ):
+        client.get("nowhere.bin", local / "nowhere.bin")
     assert caught.value.code == ErrorCode.FILE_NOT_FOUND
     assert list(local.iterdir()) == []
 
 
 def test_an_upload_that_a_server_refuses_is_an_error_from_the_peer(served: Path) -> None:
-    with tftpd_hpa(served, writable=False) as (host, port), pytest.raises(PeerError):
-        Client(host, port).put(b"content", "new.bin")
+    with (
+        tftpd_hpa(served, writable=False) as (host, port),
+        Client(host, port) as client,
+        pytest.raises(PeerError),
+    ):
+        client.put(b"content", "new.bin")
     assert list(served.iterdir()) == []
 
 
@@ -122,8 +128,8 @@ def test_block_numbers_wrap_in_a_download_of_more_than_32_mib(
     start: Start, terms: Terms, served: Path, local: Path
 ) -> None:
     (served / "large.bin").write_bytes(content(LARGE_SIZE))
-    with start(served) as (host, port):
-        ended = Client(host, port, terms=terms).get("large.bin", local / "large.bin")
+    with start(served) as (host, port), Client(host, port, terms=terms) as client:
+        ended = client.get("large.bin", local / "large.bin")
     assert ended.counters.blocks == 65541
     assert (local / "large.bin").read_bytes() == content(LARGE_SIZE)
 
@@ -139,8 +145,8 @@ def test_block_numbers_wrap_in_an_upload_of_more_than_32_mib(
     start: Start, terms: Terms, served: Path, local: Path
 ) -> None:
     (local / "large.bin").write_bytes(content(LARGE_SIZE))
-    with start(served) as (host, port):
-        ended = Client(host, port, terms=terms).put(local / "large.bin", "large.bin")
+    with start(served) as (host, port), Client(host, port, terms=terms) as client:
+        ended = client.put(local / "large.bin", "large.bin")
         wait_until_written(served / "large.bin", LARGE_SIZE)
     assert ended.counters.blocks == 65541
     assert (served / "large.bin").read_bytes() == content(LARGE_SIZE)
@@ -149,8 +155,7 @@ def test_block_numbers_wrap_in_an_upload_of_more_than_32_mib(
 def test_files_come_and_go_over_ipv6(ipv6: str, served: Path) -> None:
     (served / "file.bin").write_bytes(content(20_000))
     fetched = bytearray()
-    with tftpd_hpa(served, host=ipv6) as (host, port):
-        client = Client(host, port)
+    with tftpd_hpa(served, host=ipv6) as (host, port), Client(host, port) as client:
         client.get("file.bin", fetched)
         client.put(bytes(fetched), "back.bin")
         wait_until_written(served / "back.bin", 20_000)
