@@ -72,13 +72,14 @@ class Host:
         """The number of an interface."""
         return self.call(socket.if_nametoindex, interface)
 
-    def plug(self, other: "Host", *, mtu: int = 1500) -> None:
-        """A wire from here to there; each end is called "wire"."""
-        self.ip(f"link add wire mtu {mtu} type veth peer name wire mtu {mtu} netns {other._number}")
+    def plug(self, other: "Host", *, mtu: int = 1500, name: str = "wire") -> None:
+        """A wire from here to there; both ends have the name."""
+        ends = f"{name} mtu {mtu} type veth peer name {name} mtu {mtu} netns {other._number}"
+        self.ip(f"link add {ends}")
         for host in (self, other):
             # Addresses are there at once, not after a look around for somebody who has them.
-            host.sysctl("ipv6/conf/wire/accept_dad", 0)
-            host.ip("link set wire up")
+            host.sysctl(f"ipv6/conf/{name}/accept_dad", 0)
+            host.ip(f"link set {name} up")
 
     def close(self) -> None:
         """End the thread; the namespace ends with its last socket."""

@@ -1,0 +1,59 @@
+"""Servers that tests start, and what they tell."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import pytest
+
+from tests.watching import Witness, eventually, threads
+from tftp.server import Engine, Server, ServerConfig
+from tftp.server.policy import Policy
+from tftp.storage.base import Storage
+
+
+class Serve(Protocol):
+    """Starts a server; see `serve`."""
+
+    def __call__(
+        self,
+        storage: Storage,
+        *,
+        policy: Sequence[Policy] = (),
+        engine: Engine | None = None,
+        **config: Any,
+    ) -> Server: ...
+
+
+@pytest.fixture
+def witness() -> Witness:
+    """What the servers of `serve` tell."""
+    return Witness()
+
+
+@pytest.fixture
+def serve(witness: Witness) -> Iterator[Serve]:
+    """Starts servers, with the fields of their configuration; they stop with the test."""
+    started: list[Server] = []
+
+    def start(
+        storage: Storage,
+        *,
+        policy: Sequence[Policy] = (),
+        engine: Engine | None = None,
+        **config: Any,
+    ) -> Server:
+        server = Server(
+            storage,
+            config=ServerConfig(**config),
+            engine=engine,
+            policy=policy,
+            observers=[witness],
+        )
+        server.start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+    assert eventually(lambda: not threads()), threads()
