@@ -431,56 +431,55 @@ class SendingSession(Session):
         except OSError:
             super().readable(now)  # Nothing, or an error, which will come again.
             return
-        if sender != self.peer:
-            if self._is_peer(sender):
-                self.deliver(memoryview(datagram), len(datagram), now)
+        if sender == self.peer or self._is_peer(sender):
+            if datagram == self._awaited and self._ahead is not None:
+                self._send_ahead(self._ahead, datagram, now)
             else:
-                self._turn_away(memoryview(datagram), sender)
-        elif datagram == self._awaited:
-            self._send_ahead(now)
+                self.deliver(memoryview(datagram), len(datagram), now)
         else:
-            self.deliver(memoryview(datagram), len(datagram), now)
+            self._turn_away(memoryview(datagram), sender)
 
-    def _send_ahead(self, now: float) -> None:
+    def _send_ahead(self, batch: Batch, ack: bytes, now: float) -> None:
         """Send the window that is ready, and only then account for it and prepare the next."""
-        batch, machine = self._ahead, self.machine
-        assert batch is not None and self._awaited is not None  # noqa: S101, PT018
-        windowsize = machine.terms.windowsize
-        sent = self._send_blocks(batch.octets, batch.size, windowsize)
-        if sent == windowsize:
+        machine = self.machine
+        count = len(batch.slots)
+        sent = self._send_blocks(batch.octets, batch.size, count)
+        if sent == count:
             machine.advanced(now)
             self._look_ahead()
             if now >= self._next_progress:
                 self._report_progress(now)
         else:
-            machine.receive(self._awaited, now)
+            machine.receive(ack, now)
             machine.sent(sent, now)
             self.blocked = True
 
     def _look_ahead(self) -> None:
         """Read the next window, if it is a full one, while the peer still has the present one."""
         self._awaited = None
-        machine = self.machine
-        block = machine.awaited()
+        block = self.machine.awaited()
         if block is None:
             return
-        terms = machine.terms
-        windowsize, blksize = terms.windowsize, terms.blksize
-        batch = self._ahead
+        batch = self._ahead or self._borrow(block)
         if batch is None:
-            if block < _LOOK_AHEAD_FROM * windowsize or self.fileno() < 0:
-                return
-            batch = self._ahead = self._workspace.lend(blksize, windowsize)
-            if batch is None:
-                return
+            return
+        terms = self.machine.terms
+        count, blksize = len(batch.slots), terms.blksize
         try:
             octets = self._source.read_into(batch.slots, block * blksize)
         except (OSError, TFTPError):
             return  # It will be met again where it belongs, when these blocks are due.
-        if octets == windowsize * blksize:
+        if octets == count * blksize:
             rollover = terms.rollover or 0
-            batch.packets(block + 1, windowsize, None, rollover)
+            batch.number(block + 1, count, rollover)
             self._awaited = HEADER.pack(Opcode.ACK, on_wire(block, rollover))
+
+    def _borrow(self, block: int) -> Batch | None:
+        """Room to look ahead in, where the transfer is long enough for that to pay."""
+        terms = self.machine.terms
+        if block >= _LOOK_AHEAD_FROM * terms.windowsize and self.fileno() >= 0:
+            self._ahead = self._workspace.lend(terms.blksize, terms.windowsize)
+        return self._ahead
 
     def _work(self, now: float) -> None:
         """Send what the window allows: one read and, where the kernel can, one call to send."""
@@ -503,8 +502,9 @@ class SendingSession(Session):
             last = None
             if octets < count * blksize:
                 count, last = octets // blksize + 1, octets % blksize
-            packets = batch.packets(blocks.start, count, last, machine.terms.rollover or 0)
-            sent = self._send_blocks(packets, batch.size, count)
+            batch.number(blocks.start, count, machine.terms.rollover or 0)
+            total = count * batch.size - (0 if last is None else blksize - last)
+            sent = self._send_blocks(batch.octets[:total], batch.size, count)
             if machine.outcome is not None:
                 return  # The network refused them for good.
             machine.sent(sent, now, last if sent == count else None)

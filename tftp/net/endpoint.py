@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Iterable
+from struct import Struct
 
 from tftp.blocks import MAX_WIRE, on_wire
 from tftp.events import Address
@@ -47,26 +48,23 @@ class Batch:
         starts = range(HEADER.size, count * size, size)
         self.slots = [self.octets[start : start + blksize] for start in starts]
 
-    def packets(self, first: int, count: int, last: int | None, rollover: int) -> memoryview:
-        """The octets of `count` DATA packets, headers written, the first of them block `first`.
-
-        The payloads are in the slots already; `last` is the size of the final one, None if full.
-        """
-        size = self.size
+    def number(self, first: int, count: int, rollover: int) -> None:
+        """Write the numbers of `count` packets, the first of them that of block `first`."""
+        octets, size = self.octets, self.size
         start = on_wire(first, rollover)
-        if rollover and start + count > MAX_WIRE:
+        if count == 1:
+            _NUMBER.pack_into(octets, 2, start)
+        elif rollover and start + count > MAX_WIRE:
             for index in range(count):
-                HEADER.pack_into(
-                    self.octets, index * size, Opcode.DATA, on_wire(first + index, rollover)
-                )
+                _NUMBER.pack_into(octets, index * size + 2, on_wire(first + index, rollover))
         else:
-            # All headers in two strokes: an octet of each, `size` apart.
+            # All of them in two strokes: an octet of each, `size` apart.
             end = count * size
-            self.octets[2:end:size] = _HIGH[start : start + count]
-            self.octets[3:end:size] = _LOW[start : start + count]
-        return self.octets[: count * size if last is None else (count - 1) * size + last + 4]
+            octets[2:end:size] = _HIGH[start : start + count]
+            octets[3:end:size] = _LOW[start : start + count]
 
 
+_NUMBER = Struct("!H")
 # The two octets of each block number, in order, and once more behind the wrap to 0.
 _LOW = bytes(range(256)) * 512
 _HIGH = b"".join(bytes([high]) * 256 for high in range(256)) * 2
@@ -174,13 +172,15 @@ class Endpoint:
 
         Returns how many are on their way, fewer than all when the queue is full.
         """
-        total = len(octets)
-        if total > size and self._segments:
-            return self._send_segments(octets, size, peer)
-        if total > size:
+        if len(octets) > size:
+            if self._segments:
+                return self._send_segments(octets, size, peer)
             return self._send_one_by_one(octets, size, peer)
         try:
-            self._send_one(octets, peer)
+            if self._source:
+                self.socket.sendmsg([octets], self._source, 0, peer)
+            else:
+                self.socket.sendto(octets, peer)
         except BlockingIOError:
             return 0
         return 1

@@ -182,7 +182,7 @@ class Reactor:
     def turn(self) -> None:
         """Wait for the next thing to happen, and do it."""
         heap = self._heap
-        ready = self._poll(max(0.0, heap[0][0] - time.monotonic()) if heap else None)
+        ready = self._poll.wait(max(0.0, heap[0][0] - time.monotonic()) if heap else None)
         now = time.monotonic()
         for descriptor, mask in ready:
             # One that an earlier handler of this turn has dropped is not there any more.
@@ -275,18 +275,17 @@ class _Poll:
     def __init__(self) -> None:
         has_epoll = hasattr(select, "epoll")
         poll: Any = select.epoll() if has_epoll else select.poll()
-        # `epoll` counts seconds, `poll` milliseconds.
-        self._unit = 1 if has_epoll else 1000
-        self._poll = poll.poll
         self.register = poll.register
         self.modify = poll.modify
         self.unregister = poll.unregister
         self.close = poll.close if has_epoll else lambda: None
+        #: Waits for so many seconds (None: for ever), and gives descriptors and what for.
+        self.wait: Callable[[float | None], list[tuple[int, int]]]
+        self.wait = poll.poll if has_epoll else lambda seconds: poll.poll(_milliseconds(seconds))
 
-    def __call__(self, timeout: float | None) -> list[tuple[int, int]]:
-        """The descriptors that are ready, and what for; after `timeout` seconds, none."""
-        ready: list[tuple[int, int]] = self._poll(None if timeout is None else timeout * self._unit)
-        return ready
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
 
 
 _WAKE = (1).to_bytes(8, "little")

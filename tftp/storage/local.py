@@ -255,8 +255,10 @@ class LocalSource:
             Refused: the file was cut or rewritten.
             OSError: it cannot be read.
         """
-        wanted = sum(map(len, slots))
+        wanted = len(slots[0]) if len(slots) == 1 else sum(map(len, slots))
         left = self.size - offset
+        if wanted < left and _preadv(self._descriptor, _few(slots), offset) == wanted:
+            return wanted  # In the midst of the file, and all at once: nothing else to see to.
         if wanted > left:
             wanted = max(left, 0)
             slots = _first(slots, wanted)
