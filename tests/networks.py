@@ -16,6 +16,7 @@ from typing import ParamSpec, TypeVar
 
 import pytest
 
+from tests.watching import eventually
 from tftp.events import Address
 
 _P = ParamSpec("_P")
@@ -80,6 +81,9 @@ class Host:
             # Addresses are there at once, not after a look around for somebody who has them.
             host.sysctl(f"ipv6/conf/{name}/accept_dad", 0)
             host.ip(f"link set {name} up")
+        for host in (self, other):
+            somebody = ("fe80::1", 9, 0, host.scope(name))
+            assert eventually(lambda: host.call(_leads, somebody)), "the wire stays dead"  # noqa: B023
 
     def close(self) -> None:
         """End the thread; the namespace ends with its last socket."""
@@ -119,6 +123,12 @@ def _leave() -> int:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return threading.get_native_id()
+
+
+def _leads(address: Address) -> bool:
+    """Whether there is a way to the address, and an address of this host's to go it from."""
+    with socket.socket(_family(address), socket.SOCK_DGRAM) as sock:
+        return sock.connect_ex(address) == 0
 
 
 def _run(*command: str) -> None:
