@@ -29,6 +29,7 @@ __all__ = [
     "TransferStarted",
     "as_json",
     "format_address",
+    "kind_of",
     "printable",
 ]
 
@@ -207,9 +208,14 @@ class TransferEnded(Event):
 Observer = Callable[[Event], None]
 
 
+def kind_of(event: Event) -> str:
+    """The kind of an event in a word: "received", "refused", "started", "progress" or "ended"."""
+    return _KINDS[type(event)]
+
+
 def as_json(event: Event) -> dict[str, Any]:
     """The event as values that `json.dumps` takes; `event` names its kind, for example "ended"."""
-    record: dict[str, Any] = {"event": _KINDS[type(event)]}
+    record: dict[str, Any] = {"event": kind_of(event)}
     for part in fields(event):
         value = getattr(event, part.name)
         if part.name == "request":
