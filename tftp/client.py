@@ -8,6 +8,7 @@ users: their threads, their callbacks, and the exceptions that they are to see.
 
 import contextlib
 import itertools
+import math
 import socket
 import threading
 import time
@@ -254,7 +255,7 @@ class _Call:
         wish: Terms,
         timeout: float | None,
         patience: Patience,
-        wait: float | None = None,
+        wait: float = math.inf,
     ) -> Session:
         """One attempt, to its end; with options, the first answer must come within `wait` s."""
         if self._cancelled:
@@ -270,8 +271,8 @@ class _Call:
             now=now,
         )
         session = self._errand.begin(start)
-        limit = None if wait is None or not session.request.options else now + wait
-        attempt = self._attempt = _Attempt(session, limit)
+        wait = min(wait, patience.total) if session.request.options else patience.total
+        attempt = self._attempt = _Attempt(session, now + wait)
         try:
             self._reactor.add(attempt)
             self._reactor.drive(attempt, session.start, now)
@@ -333,7 +334,7 @@ class _Call:
 
 
 class _Attempt:
-    """A session in a client's reactor. It must be answered by `limit`, if there is one.
+    """A session in a client's reactor, which must be answered by `limit`.
 
     Attributes:
         session: the session.
@@ -341,7 +342,7 @@ class _Attempt:
         armed: for the reactor.
     """
 
-    def __init__(self, session: Session, limit: float | None) -> None:
+    def __init__(self, session: Session, limit: float) -> None:
         self.session = session
         self.fault: Exception | None = None
         self.armed = 0.0
@@ -354,7 +355,7 @@ class _Attempt:
     def deadline(self) -> float | None:
         """That of the session, or the limit if it comes first."""
         deadline = self.session.deadline
-        if self._limit is None or self.session.machine.heard or deadline is None:
+        if deadline is None or self.session.machine.heard:
             return deadline
         return min(deadline, self._limit)
 
@@ -370,8 +371,7 @@ class _Attempt:
 
     def expire(self, now: float) -> None:
         """The deadline has passed."""
-        heard = self.session.machine.heard
-        if self._limit is not None and now >= self._limit and not heard:
+        if now >= self._limit and not self.session.machine.heard:
             # The server never got so far as to have a transfer: there is nobody to tell.
             self.session.abort(TransferTimeout("no answer"), tell=False)
         else:

@@ -142,11 +142,12 @@ class Upload(Errand):
     def begin(self, start: Start) -> SendingSession:
         wish = start.wish
         with contextlib.ExitStack() as undo:
-            window = wish.windowsize * wish.blksize
-            source = open_origin(self.source, keep=window)
+            # One window may have to be repeated when the next one has been read already.
+            keep = 2 * wish.windowsize * wish.blksize
+            source = open_origin(self.source, keep=keep)
             undo.callback(source.close)
             if self.text:
-                source = NetasciiSource(source, keep=window)
+                source = NetasciiSource(source, keep=keep)
             if wish.tsize is not None:
                 wish = replace(wish, tsize=source.size)
             packet = WriteRequest(self.filename, self.mode, offer(wish))
