@@ -4,6 +4,7 @@ Nothing is named or left behind: a namespace ends with its thread and its socket
 """
 
 import ctypes
+import itertools
 import os
 import socket
 import subprocess
@@ -24,6 +25,7 @@ _T = TypeVar("_T")
 
 _CLONE_NEWNET = 0x40000000
 _PATIENCE = 20.0
+_INTERFACES = itertools.count(100)
 
 
 class Host:
@@ -75,8 +77,12 @@ class Host:
 
     def plug(self, other: "Host", *, mtu: int = 1500, name: str = "wire") -> None:
         """A wire from here to there; both ends have the name."""
-        ends = f"{name} mtu {mtu} type veth peer name {name} mtu {mtu} netns {other._number}"
-        self.ip(f"link add {ends}")
+        # With equal numbers at both ends Linux takes up to a second to see that the wire lives.
+        here, there = next(_INTERFACES), next(_INTERFACES)
+        self.ip(
+            f"link add name {name} index {here} mtu {mtu} type veth "
+            f"peer name {name} index {there} mtu {mtu} netns {other._number}"
+        )
         for host in (self, other):
             # Addresses are there at once, not after a look around for somebody who has them.
             host.sysctl(f"ipv6/conf/{name}/accept_dad", 0)
