@@ -63,6 +63,9 @@ class Server:
         self._listeners: list[Listener] = []
         self._reactor: Reactor | None = None
         self._thread: threading.Thread | None = None
+        self._opening: Opening | None = None
+        self._paused = False
+        self._ending = False
         self._closing = False
         self._stopping = threading.Lock()
         self._stopped = threading.Event()
@@ -96,6 +99,23 @@ class Server:
         """How many transfers run now."""
         return self._engine.running
 
+    @property
+    def engine_name(self) -> str:
+        """What the transfers run in: "threads" or "processes"."""
+        return self._engine.name
+
+    @property
+    def state(self) -> str:
+        """ "serving", "draining" after `pause`, or "stopping" from `stop` on."""
+        if self._ending:
+            return "stopping"
+        return "draining" if self._paused else "serving"
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """The limits that `change_limits` can change, by name."""
+        return self._config.adjustable
+
     def start(self) -> None:
         """Listen, and serve in threads of its own.
 
@@ -106,7 +126,8 @@ class Server:
         if self._listeners:
             raise RuntimeError("the server is running already")
         self._stopped.clear()
-        opening = Opening(self._storage, self._config, self._policy, self._report)
+        self._ending = False
+        opening = self._opening = Opening(self._storage, self._config, self._policy, self._report)
         self._listeners = self._bind(opening)
         try:
             own = self._engine.start(opening, self._config, self._listeners)
@@ -130,6 +151,43 @@ class Server:
         """Wait until another thread, or a signal handler, stops the server."""
         self._stopped.wait()
 
+    def cancel(self, number: int) -> bool:
+        """End the transfer of this number, as events tell it; False if none such runs.
+
+        Its client gets ERROR 0, and the event of its end, which comes a moment later, says
+        `Outcome.ABORTED`. Any thread may call this, and the three below.
+        """
+        return self._engine.cancel(number, "cancelled by the operator")
+
+    def pause(self) -> None:
+        """Refuse new requests with ERROR 0 until `resume`, and let running transfers go on."""
+        self._paused = True
+        self._engine.pause(True)
+
+    def resume(self) -> None:
+        """Take requests again."""
+        self._paused = False
+        self._engine.pause(False)
+
+    def change_limits(
+        self,
+        *,
+        max_transfers: int | None = None,
+        max_blksize: int | None = None,
+        max_windowsize: int | None = None,
+    ) -> None:
+        """Have other limits for requests to come; None leaves one as it is.
+
+        Raises:
+            ValueError: a limit is out of range.
+        """
+        self._config = self._config.adjusted(
+            max_transfers=max_transfers, max_blksize=max_blksize, max_windowsize=max_windowsize
+        )
+        if self._opening is not None:
+            self._opening.adjust(self._config)
+        self._engine.adjust(self._config)
+
     def drain(self) -> None:
         """Take no more requests, and return when the last running transfer has ended.
 
@@ -143,6 +201,7 @@ class Server:
         Nothing is left behind: no thread, no descriptor, no half-written file. May be called from
         any thread, and again.
         """
+        self._ending = True
         with self._stopping:
             if self._reactor is not None and self._thread is not None:
                 self._reactor.call(self._close_door)

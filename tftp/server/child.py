@@ -53,6 +53,7 @@ class Child:
         self.finished = False
         self.deadline: float | None = None
         self._channel = channel
+        self._config = config
         self._opening = Opening(storage, config, policy, self._report)
         self._doors = doors
         self._workspace = Workspace()
@@ -109,6 +110,16 @@ class Child:
                 if self._session is not None:
                     self._session.deliver(memoryview(octets), len(octets), now)
                     self._reactor.settle(self._session)
+            case "cancel", number, reason:
+                session = self._session
+                if session is not None and session.number == number and session.ended is None:
+                    session.abort(Aborted(reason))
+                    self._reactor.settle(session)
+            case "limits", max_blksize, max_windowsize:
+                self._config = self._config.adjusted(
+                    max_blksize=max_blksize, max_windowsize=max_windowsize
+                )
+                self._opening.adjust(self._config)
             case "abort", reason:
                 if self._session is not None:
                     self._session.abort(Aborted(reason))

@@ -1,6 +1,6 @@
 """What an operator can set of a server, in one frozen value, checked when it is made."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tftp.options import Limits
 from tftp.timers import Patience
@@ -52,3 +52,32 @@ class ServerConfig:
                 raise ValueError(f"a port range goes from 1 to 65535, lowest first: {low}:{high}")
             if self.single_port:
                 raise ValueError("single_port and port_range exclude one another")
+
+    @property
+    def adjustable(self) -> dict[str, int]:
+        """The limits that can be changed while the server runs."""
+        return {
+            "max_transfers": self.max_transfers,
+            "max_blksize": self.limits.max_blksize,
+            "max_windowsize": self.limits.max_windowsize,
+        }
+
+    def adjusted(
+        self,
+        *,
+        max_transfers: int | None = None,
+        max_blksize: int | None = None,
+        max_windowsize: int | None = None,
+    ) -> "ServerConfig":
+        """This configuration with other limits; None leaves one as it is.
+
+        Raises:
+            ValueError: a limit is out of range.
+        """
+        limits = replace(
+            self.limits,
+            max_blksize=self.limits.max_blksize if max_blksize is None else max_blksize,
+            max_windowsize=self.limits.max_windowsize if max_windowsize is None else max_windowsize,
+        )
+        most = self.max_transfers if max_transfers is None else max_transfers
+        return replace(self, limits=limits, max_transfers=most)

@@ -27,6 +27,22 @@ class Engine(Gate, Protocol):
         others, and leave nothing. Another thread may call it with less grace meanwhile.
         """
 
+    def cancel(self, number: int, reason: str) -> bool:
+        """Abort the transfer of this number, and tell its client why; False if none such runs.
+
+        Any thread may call this, and the three below.
+        """
+
+    def pause(self, paused: bool) -> None:
+        """Refuse new requests, or take them again. What runs goes on."""
+
+    def adjust(self, config: ServerConfig) -> None:
+        """Take the limits of `config` for requests to come."""
+
+    @property
+    def name(self) -> str:
+        """What it runs transfers in, in a word."""
+
     @property
     def running(self) -> int:
         """How many transfers run now."""

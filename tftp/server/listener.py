@@ -19,7 +19,7 @@ from tftp.net import kernel
 from tftp.net.endpoint import SharedEndpoint, open_port
 from tftp.packets import Error, Opcode, ReadRequest, WriteRequest, decode
 
-__all__ = ["Arrival", "Busy", "Gate", "Listener", "client_key"]
+__all__ = ["DRAINING", "Arrival", "Busy", "Gate", "Listener", "client_key"]
 
 logger = logging.getLogger("tftp")
 
@@ -30,6 +30,10 @@ _RECEIVES_IN_A_ROW = 64
 _LARGEST = 65536
 
 _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
+
+
+#: What a paused server answers.
+DRAINING = "server is draining, try later"
 
 
 class Busy(TFTPError):

@@ -67,6 +67,12 @@ class Opening:
         self._routes: dict[Address, tuple[float, int]] = {}
         self._turn = itertools.count(random.randrange(1 << 16))  # noqa: S311  (spreads, hides nothing)
 
+    def adjust(self, config: ServerConfig) -> None:
+        """Go by this configuration from the next request on. Any thread may call this."""
+        storage, _, policy = self.parts
+        self.parts = (storage, config, policy)
+        self._config = config
+
     def open(self, arrival: Arrival, workspace: Workspace, now: float) -> Session | None:
         """The session that serves this request, not started yet; None if it was refused.
 

@@ -16,8 +16,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 
-from tftp.errors import ErrorCode, Refused
+from tftp.errors import Aborted, ErrorCode, Refused
 from tftp.events import Address, Operation, RequestRefused, TransferEnded, format_address
 from tftp.net.endpoint import Endpoint, open_port
 from tftp.net.reactor import Reactor
@@ -26,7 +27,7 @@ from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
 from tftp.server.launch import Launched, launch
 from tftp.server.ledger import Job, obituary
-from tftp.server.listener import Arrival, Busy, Listener, client_key
+from tftp.server.listener import DRAINING, Arrival, Busy, Listener, client_key
 from tftp.server.opening import Opening
 from tftp.server.relay import pack_request, unpack_event
 
@@ -49,6 +50,8 @@ class ProcessEngine:
     The storage and the rules are pickled into other processes: what they keep in memory (a `Memory`
     storage that is written to) does not come back.
     """
+
+    name = "processes"
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class ProcessEngine:
         self._recycle = recycle
         self._hang_after = hang_after
         self._crew: _Crew | None = None
+        self._paused = False
 
     def start(
         self, opening: Opening, config: ServerConfig, listeners: Sequence[Listener]
@@ -90,6 +94,7 @@ class ProcessEngine:
             recycle=self._recycle,
             hang_after=self._hang_after,
         )
+        self._crew.paused = self._paused
         self._crew.start()
         return ()
 
@@ -107,6 +112,21 @@ class ProcessEngine:
         """Let transfers end for `grace` seconds, abort the others, and end all processes."""
         if self._crew is not None:
             self._crew.stop(grace)
+
+    def cancel(self, number: int, reason: str) -> bool:
+        """Abort the transfer of this number; False if none such runs, or waits for a child."""
+        return self._crew is not None and self._crew.cancel(number, reason)
+
+    def pause(self, paused: bool) -> None:
+        """Refuse new requests, or take them again."""
+        self._paused = paused
+        if self._crew is not None:
+            self._crew.paused = paused
+
+    def adjust(self, config: ServerConfig) -> None:
+        """Run as many transfers as `config` says, and grant no more than it does."""
+        if self._crew is not None:
+            self._crew.adjust(config)
 
     @property
     def running(self) -> int:
@@ -126,6 +146,12 @@ class _Task(Job):
         self.retried = False
         #: The transfer's own address, to say a last word from.
         self.local: Address | None = None
+
+    def replace(self, arrival: Arrival) -> None:
+        """The client has asked again, or for something else, before this could begin."""
+        self.arrival = arrival
+        self.number = arrival.number
+        self.request = arrival.request
 
 
 class _Child:
@@ -220,7 +246,9 @@ class _Crew:
         self._opening = opening
         self._config = config
         self._listeners = listeners
+        self._children_allowed = most
         self._most = min(most, config.max_transfers)
+        self._limits: tuple[int, int] | None = None  # what children are to be told
         self._warm = warm
         self._recycle = recycle
         self._hang_after = hang_after
@@ -231,6 +259,7 @@ class _Crew:
         self._idle: deque[_Child] = deque()
         self._jobs: dict[Address, _Task] = {}  # by client: those that run, and those that wait
         self._waiting: deque[_Task] = deque()
+        self.paused = False
         self._draining = False
         self._over = False
         self._thread = threading.Thread(target=self._run, name="tftp-processes", daemon=True)
@@ -248,6 +277,16 @@ class _Crew:
         self._reactor.call(self._finish)
         self._thread.join()
 
+    def cancel(self, number: int, reason: str) -> bool:
+        for job in list(self._jobs.values()):
+            if job.number == number:
+                self._reactor.call(partial(self._cancel, job, reason))
+                return True
+        return False
+
+    def adjust(self, config: ServerConfig) -> None:
+        self._reactor.call(lambda: self._adjust(config))
+
     @property
     def running(self) -> int:
         return len(self._jobs)
@@ -262,10 +301,12 @@ class _Crew:
             self._assign(_Task(arrival), known.child)
             return
         if known is not None:
-            known.arrival = arrival  # It waits; the newest is what the client wants.
+            known.replace(arrival)  # It waits; the newest is what the client wants.
             return
         if self._draining:
             raise Busy("server is shutting down")
+        if self.paused:
+            raise Busy(DRAINING)
         if len(self._waiting) >= self._config.queue_size:
             raise Busy
         job = self._jobs[peer] = _Task(arrival)
@@ -283,7 +324,7 @@ class _Crew:
 
     def _employ(self) -> None:
         """Give what waits to who is idle, and send for more children where they are too few."""
-        while self._waiting and self._idle:
+        while self._waiting and self._idle and self._busy < self._most:
             job, child = self._waiting.popleft(), self._idle.pop()
             self._assign(job, child)
         wanted = len(self._waiting) + self._warm if self._waiting else self._warm - len(self._idle)
@@ -291,6 +332,11 @@ class _Crew:
         for _ in range(min(wanted, room) - self._coming):
             self._coming += 1
             self._nursery.order("fork")
+
+    @property
+    def _busy(self) -> int:
+        """How many transfers have a child."""
+        return len(self._jobs) - len(self._waiting)
 
     def _assign(self, job: _Task, child: _Child) -> None:
         arrival = job.arrival
@@ -315,6 +361,8 @@ class _Crew:
         child = self._children[pid] = _Child(self, pid, channel)
         child.deadline = time.monotonic() + _IDLE_AFTER
         self._reactor.add(child)
+        if self._limits is not None:
+            child.order("limits", *self._limits)
         self._idle.append(child)
         self._employ()
 
@@ -463,6 +511,25 @@ class _Crew:
     def _end_if_drained(self) -> None:
         if self._draining and not self._jobs:
             self._over = True
+
+    def _cancel(self, job: _Task, reason: str) -> None:
+        if job.child is not None:
+            job.child.order("cancel", job.number, reason)
+            self._reactor.settle(job.child)
+        elif job in self._waiting:
+            self._waiting.remove(job)
+            self._jobs.pop(client_key(job.arrival.request.peer), None)
+            self._opening.refuse(job.arrival, Aborted(reason))
+            self._end_if_drained()
+
+    def _adjust(self, config: ServerConfig) -> None:
+        self._config = config
+        self._most = min(self._children_allowed, config.max_transfers)
+        self._limits = (config.limits.max_blksize, config.limits.max_windowsize)
+        for child in self._children.values():
+            child.order("limits", *self._limits)
+            self._reactor.settle(child)
+        self._employ()
 
     def _abort(self) -> None:
         for child in self._children.values():

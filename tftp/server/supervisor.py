@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 
 from tftp.events import Address, Event, Observer, RequestRefused, TransferEnded
@@ -74,6 +75,7 @@ class Supervisor:
         self._addresses: list[Address] = []
         self._failure: Exception | None = None
         self._stopping = False
+        self._paused = False
         self._booted = threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -108,6 +110,23 @@ class Supervisor:
         return sum(len(worker.jobs) for worker in list(self._workers))
 
     @property
+    def engine_name(self) -> str:
+        """What the transfers run in."""
+        return "workers"
+
+    @property
+    def state(self) -> str:
+        """As that of a `Server`."""
+        if self._stopping:
+            return "stopping"
+        return "draining" if self._paused else "serving"
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """As those of a `Server`; each worker has them for itself."""
+        return self._config.adjustable
+
+    @property
     def processes(self) -> list[int]:
         """The process numbers of the workers."""
         return [worker.process.pid for worker in list(self._workers)]
@@ -139,6 +158,39 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
 
+    def cancel(self, number: int) -> bool:
+        """End a transfer as `Server.cancel` does."""
+        for worker in list(self._workers):
+            for own, job in list(worker.jobs.items()):
+                if job.number == number:
+                    self._reactor.call(partial(self._order, worker, "cancel", own))
+                    return True
+        return False
+
+    def pause(self) -> None:
+        """Refuse new requests as `Server.pause` does."""
+        self._paused = True
+        self._reactor.call(lambda: self._order_all("pause"))
+
+    def resume(self) -> None:
+        """Take requests again."""
+        self._paused = False
+        self._reactor.call(lambda: self._order_all("resume"))
+
+    def change_limits(
+        self,
+        *,
+        max_transfers: int | None = None,
+        max_blksize: int | None = None,
+        max_windowsize: int | None = None,
+    ) -> None:
+        """Have other limits as `Server.change_limits` does, in each worker."""
+        self._config = self._config.adjusted(
+            max_transfers=max_transfers, max_blksize=max_blksize, max_windowsize=max_windowsize
+        )
+        limits = self._config.adjustable
+        self._reactor.call(lambda: self._order_all("limits", limits))
+
     def drain(self) -> None:
         """Take no more requests, and return when the last running transfer has ended."""
         self.stop(grace=None)
@@ -163,7 +215,7 @@ class Supervisor:
 
     def _hire(self, backoff: float = 0.0) -> None:
         """Start a worker."""
-        parts = (self._storage, self._config, self._policy)
+        parts = (self._storage, self._config, self._policy, self._paused)
         launched = launch("tftp.server.worker", parts, [])
         worker = _Worker(self, launched.process, launched.channel, backoff)
         self._workers.add(worker)
@@ -203,9 +255,15 @@ class Supervisor:
 
     def _hand_down(self, grace: float | None) -> None:
         self._stopping = True
+        self._order_all("stop", grace)
+
+    def _order_all(self, *message: object) -> None:
         for worker in self._workers:
-            worker.order("stop", grace)
-            self._reactor.settle(worker)
+            self._order(worker, *message)
+
+    def _order(self, worker: "_Worker", *message: object) -> None:
+        worker.order(*message)
+        self._reactor.settle(worker)
 
     def number(self) -> int:
         """The next transfer's number."""

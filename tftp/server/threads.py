@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from tftp.errors import Aborted
 from tftp.events import Address
 from tftp.net.endpoint import Workspace
 from tftp.net.reactor import Handler, Reactor
 from tftp.server.config import ServerConfig
-from tftp.server.listener import Arrival, Busy, Listener, client_key
+from tftp.server.listener import DRAINING, Arrival, Busy, Listener, client_key
 from tftp.server.opening import Opening
 from tftp.session import Session
 
@@ -31,6 +32,8 @@ logger = logging.getLogger("tftp")
 class ThreadEngine:
     """Serves transfers in `threads` reactor threads; by default as many as can run at once."""
 
+    name = "threads"
+
     def __init__(self, threads: int | None = None) -> None:
         """Remember the number; `start` starts them.
 
@@ -41,6 +44,7 @@ class ThreadEngine:
             raise ValueError("an engine has at least one thread")
         self._count = threads or _default_threads()
         self._workers: list[_Worker] = []
+        self._paused = False
 
     def start(
         self, opening: Opening, config: ServerConfig, listeners: Sequence[Listener]
@@ -50,6 +54,7 @@ class ThreadEngine:
         count = 1 if config.single_port else self._count
         self._workers = [_Worker(opening, config, number) for number in range(count)]
         for worker in self._workers:
+            worker.paused = self._paused
             worker.start()
         if not config.single_port:
             return listeners
@@ -78,6 +83,21 @@ class ThreadEngine:
         for worker in workers:
             worker.join(None)
 
+    def cancel(self, number: int, reason: str) -> bool:
+        """Abort the transfer of this number; False if none such runs."""
+        return any(worker.cancel(number, reason) for worker in self._workers)
+
+    def pause(self, paused: bool) -> None:
+        """Refuse new requests, or take them again."""
+        self._paused = paused
+        for worker in self._workers:
+            worker.paused = paused
+
+    def adjust(self, config: ServerConfig) -> None:
+        """Run as many transfers as `config` says."""
+        for worker in self._workers:
+            worker.max_transfers = config.max_transfers
+
     @property
     def running(self) -> int:
         """How many transfers run now."""
@@ -93,7 +113,8 @@ class _Worker:
     def __init__(self, opening: Opening, config: ServerConfig, number: int) -> None:
         self._opening = opening
         self._inbox: queue.Queue[Arrival] = queue.Queue(config.queue_size)
-        self._max_transfers = config.max_transfers
+        self.max_transfers = config.max_transfers
+        self.paused = False
         self._workspace = Workspace()
         self._reactor = Reactor(dropped=self._forget)
         self._sessions: dict[Address, Session] = {}
@@ -127,6 +148,13 @@ class _Worker:
             copy = memoryview(bytes(octets))
             self._reactor.call(lambda: self._deliver(session, copy))
         return True
+
+    def cancel(self, number: int, reason: str) -> bool:
+        for session in list(self._sessions.values()):
+            if session.number == number and session.ended is None:
+                self._reactor.call(partial(self._cancel, session, reason))
+                return True
+        return False
 
     def drain(self) -> None:
         self._reactor.call(self._drain)
@@ -169,7 +197,10 @@ class _Worker:
         if self._draining:
             self._opening.refuse(arrival, Busy("server is shutting down"))
             return
-        if len(self._sessions) >= self._max_transfers and not self._make_room():
+        if self.paused:
+            self._opening.refuse(arrival, Busy(DRAINING))
+            return
+        if len(self._sessions) >= self.max_transfers and not self._make_room():
             self._opening.refuse(arrival, Busy())
             return
         session = self._opening.open(arrival, self._workspace, now)
@@ -200,6 +231,10 @@ class _Worker:
         self._draining = True
         for session in list(self._sessions.values()):
             self._abort_one(session, "server stops", tell=True)
+
+    def _cancel(self, session: Session, reason: str) -> None:
+        if session.ended is None:
+            self._abort_one(session, reason, tell=True)
 
     def _abort_one(self, session: Session, why: str, *, tell: bool) -> None:
         self._reactor.drive(session, session.abort, Aborted(why), tell=tell)

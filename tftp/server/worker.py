@@ -12,7 +12,7 @@ from typing import Any
 
 from tftp.events import Event, RequestReceived, RequestRefused, TransferProgress
 from tftp.server import Server
-from tftp.server.channel import Channel
+from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
 from tftp.server.launch import parts_of_launch
 from tftp.server.policy import Policy
@@ -36,13 +36,15 @@ class Worker:
     """A server, and the channel to its supervisor."""
 
     def __init__(
-        self, sock: socket.socket, parts: tuple[Storage, ServerConfig, Sequence[Policy]]
+        self, sock: socket.socket, parts: tuple[Storage, ServerConfig, Sequence[Policy], bool]
     ) -> None:
-        storage, config, policy = parts
+        storage, config, policy, paused = parts
         self._socket = sock
         self._channel = Channel(sock, blocking=True)
         self._lock = threading.Lock()
         self._server = Server(storage, config=config, policy=policy, observers=[self._tell])
+        if paused:
+            self._server.pause()
 
     def run(self) -> None:
         """Serve until the supervisor says stop, or is gone."""
@@ -56,12 +58,23 @@ class Worker:
             while True:
                 messages, _ = self._channel.receive()
                 for message in messages:
-                    match message:
-                        case "stop", grace:
-                            # Not here: the supervisor may lose patience meanwhile.
-                            threading.Thread(target=self._stop, args=(grace,)).start()
+                    self._obey(message)
         except EOFError:
             self._server.stop()
+
+    def _obey(self, message: Message) -> None:
+        match message:
+            case "stop", grace:
+                # Not here: the supervisor may lose patience meanwhile.
+                threading.Thread(target=self._stop, args=(grace,)).start()
+            case "cancel", number:
+                self._server.cancel(number)
+            case ("pause",):
+                self._server.pause()
+            case ("resume",):
+                self._server.resume()
+            case "limits", limits:
+                self._server.change_limits(**limits)
 
     def _stop(self, grace: float | None) -> None:
         self._server.stop(grace)
