@@ -323,7 +323,7 @@ class Channel:
                 for reader in readers:
                     reader.forget(transfer)
         if takers:
-            line = encode({"sequence": sequence, **as_json(event)})
+            line = encode({**as_json(event), "sequence": sequence})
             for reader in takers:
                 reader.put(line, priority)
 
