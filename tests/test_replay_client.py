@@ -73,7 +73,9 @@ def test_our_client_gets_from_a_recorded_server_what_the_recorded_client_got(
                     running.future.result(SOON)
         said = [one.block for one in server.heard if isinstance(one, Ack | Data)]
         if any(word in capture.name for word in FAULTY):
-            assert len(said) <= len(recorded.from_client)
+            # Ours keeps what came behind a hole, so that its windows end elsewhere: a
+            # few more ACKs, or a few less.
+            assert len(said) <= 1.5 * len(recorded.from_client)
         elif recorded.confirmed:
             packets = [one.packet for one in recorded.from_client]
             assert said == [one.block for one in packets if isinstance(one, Ack | Data)]

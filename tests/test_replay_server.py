@@ -258,8 +258,9 @@ def assert_same_download(conversation: Conversation, answers: list[Packet]) -> N
         # The recorded client gave up somewhere; ours may have got a little further.
         assert blocks.items() >= conversation.data.items()
     if int(conversation.granted.get("windowsize", "1")) > 1:
-        # A hole, and what was in flight behind it: sent twice, not ten times.
-        assert len(ours) <= 2 * len(blocks)
+        # A hole, and what was in flight behind it: sent twice, not ten times. The recorded client
+        # speaks of more holes than it has with us, as its own server repeated single blocks.
+        assert len(ours) <= 3 * len(blocks)
     else:
         assert len(ours) <= max(len(recorded), len(blocks))
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 __all__ = ["Patience", "RetransmitTimer"]
 
+# A standby waits this many times longer, and never less than this (seconds).
+_STANDBY_FACTOR, _STANDBY_FLOOR = 2, 0.2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
@@ -43,31 +46,26 @@ class Patience:
 class RetransmitTimer:
     """The wait before the next repeat.
 
-    With `fixed` (a `timeout` that was negotiated, RFC 2349) the wait is just that, always.
+    With `fixed` (a `timeout` that was negotiated, RFC 2349) the wait is just that, always. A
+    `standby` is the end that usually need not act, as the other knows first: a receiver of DATA.
+
+    Attributes:
+        interval: seconds to wait for an answer to what is sent now.
+        base: the same without doubling: within it, an answer is not late.
+        round_trip: smoothed, in seconds; None until one has been measured.
     """
 
-    __slots__ = ("_backoff", "_fixed", "_patience", "_rto", "_variance", "round_trip")
+    __slots__ = ("_fixed", "_patience", "_standby", "_variance", "base", "interval", "round_trip")
 
-    def __init__(self, patience: Patience, fixed: float | None = None) -> None:
+    def __init__(
+        self, patience: Patience, fixed: float | None = None, *, standby: bool = False
+    ) -> None:
         self._patience = patience
         self._fixed = fixed
-        self._rto = patience.initial
+        self._standby = standby
         self._variance = 0.0
-        self._backoff = 1
-        #: The smoothed round trip in seconds, None until one has been measured.
+        self.base = self.interval = patience.initial if fixed is None else fixed
         self.round_trip: float | None = None
-
-    @property
-    def interval(self) -> float:
-        """How long to wait for an answer to what is sent now."""
-        if self._fixed is not None:
-            return self._fixed
-        return min(self._rto * self._backoff, max(self._rto, self._patience.ceiling))
-
-    @property
-    def base(self) -> float:
-        """The wait without doubling: within it, an answer is not late."""
-        return self._rto if self._fixed is None else self._fixed
 
     def sample(self, round_trip: float) -> None:
         """Take in a measured round trip.
@@ -82,11 +80,23 @@ class RetransmitTimer:
             # RFC 6298, section 2.3: alpha 1/8, beta 1/4, the variance first.
             self._variance += (abs(self.round_trip - round_trip) - self._variance) / 4
             self.round_trip += (round_trip - self.round_trip) / 8
-        wait = self.round_trip + 4 * self._variance
-        self._rto = min(max(wait, self._patience.floor), self._patience.ceiling)
-        self._backoff = 1
+        if self._fixed is not None:
+            return
+        floor, ceiling = self._patience.floor, self._patience.ceiling
+        # However steady the round trip, a busy peer is late now and then.
+        wait = self.round_trip + max(4 * self._variance, floor / 2)
+        if self._standby:
+            wait = max(_STANDBY_FACTOR * wait, _STANDBY_FLOOR)
+        self.base = self.interval = min(max(wait, floor), ceiling)
 
     def back_off(self) -> None:
         """Nothing came: wait twice as long the next time (RFC 6298, section 5.5)."""
-        if self._rto * self._backoff < self._patience.ceiling:
-            self._backoff *= 2
+        if self._fixed is None:
+            self.interval = min(2 * self.interval, max(self.base, self._patience.ceiling))
+
+    def relax(self) -> None:
+        """The peer is there after all: wait no longer than if nothing were known of it.
+
+        Where loss leaves few clean samples, nothing else would bring the wait down again.
+        """
+        self.interval = max(self.base, min(self.interval, self._patience.initial))

@@ -19,18 +19,25 @@ The sender hands out block *numbers*: block n lies at offset (n - 1) * blksize, 
 another read, and a transfer costs the same memory whatever its size. The receiver acknowledges in
 `stored`: an ACK leaves after the write, the last one after the file has its final name.
 
-Loss is met in three ways. A receiver that sees a hole repeats its ACK once (RFC 7440, section 4);
-the sender then goes back to the block behind it. It does so once per hole: until an ACK covers
-something that was sent for the first time *after* it went back (`_recover`), every other ACK may be
-an echo of what was in flight, and moves the window on without sending anything again. Without that
-bound a few datagrams that overtake one another, or a receiver that repeats its ACK for each later
-block of a window (EDK2), make a sender repeat the file ten times over. Where nobody says anything
-the timer fires. And where holes keep coming the sender pauses inside its window (`_burst`), since
-the receiver's queue is evidently shorter than the window.
+Loss is met in four ways; docs/explanation/recovery.md says what each of them is worth.
+
+*   The receiver keeps what comes behind a hole. It reports the hole once, by repeating its ACK (RFC
+    7440, section 4), when more has come than may merely have overtaken the missing block.
+*   The sender goes back to the hole, once. An ACK that does not reach beyond what had been sent by
+    then (`_recover`), and comes within a round trip, may be an echo of what was in flight: it moves
+    the window on, and nothing is sent again. Without that bound receivers that repeat their ACK for
+    each later block (EDK2), or whose windows are not the sender's (U-Boot), would get the file many
+    times over.
+*   Where nobody says anything the timer fires.
+*   Where holes keep coming the sender pauses inside its window, and between two pauses sends about
+    as much (`_burst`) as got through lately: the receiver's queue is shorter than the window.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from enum import IntEnum
+from math import inf
+from typing import ClassVar
 
 from tftp.blocks import absolute, on_wire
 from tftp.errors import (
@@ -79,20 +86,28 @@ class State(IntEnum):
 # protocol error. A repeat of what came before is legal, and leaves the state as it is.
 _Legal = Mapping[tuple[State, Opcode], State]
 
-# A server's reply to an address that has never answered is sent three times at the most: whoever
-# forges a request must not make the server a weapon.
-_UNANSWERED_SENDS = 3
+# A server sends three datagrams at the most to an address that has never answered: whoever forges
+# a request must not make the server a weapon.
+_UNANSWERED_REPEATS = 2
 # Seconds of patience with such an address: its place is needed by others.
-_UNANSWERED_TOTAL = 10.0
+_UNANSWERED_TOTAL = 5.0
 # Seconds to wait for a client's very last ACK: clients seldom stay to repeat it.
 _UNCONFIRMED_TOTAL = 5.0
+# A long timeout that was negotiated must leave time for this many repeats.
+_LEAST_REPEATS = 3
 # A repeated request is answered again only if the last answer is this old (seconds): copies that
 # the network made come together, a client that missed the answer waits longer (iPXE: 0.25).
-_REPEAT_AFTER = 0.1
-# A receiver's own repeat waits longer than a sender's, who usually knows first.
-_RECEIVER_FACTOR, _RECEIVER_FLOOR = 2, 0.2
-# The shortest pause inside a window, in seconds.
-_MIN_PAUSE = 0.001
+_ANSWER_AGAIN_AFTER = 0.1
+# A repeated block is acknowledged again only if the last ACK is this old (seconds): the copies of a
+# sender that doubles everything (Sorcerer's Apprentice) come sooner, one that missed an ACK later.
+_ACK_AGAIN_AFTER = 0.01
+# So many blocks behind it prove a hole; fewer may have overtaken the missing block. TCP counts the
+# same (RFC 5681, section 3.2).
+_PROOF_OF_LOSS = 3
+# Octets that a receiver keeps of what came behind a hole.
+_MOST_EARLY = 1 << 18
+# A pause inside a window takes a round trip, but no less and no more than this (seconds).
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
 
 
 class Transfer:
@@ -111,13 +126,15 @@ class Transfer:
 
     __slots__ = (
         "_answering",
-        "_heard",
+        "_heard_at",
         "_offered",
         "_opening",
         "_patience",
         "_progress_at",
+        "_repeats",
         "_replies",
         "_sent_at",
+        "_sent_once",
         "_silences",
         "counters",
         "deadline",
@@ -129,7 +146,7 @@ class Transfer:
         "timer",
     )
 
-    LEGAL: _Legal = {}
+    LEGAL: ClassVar[_Legal] = {}
 
     def __init__(self, terms: Terms, patience: Patience, now: float) -> None:
         self.state = State.CLOSED
@@ -139,28 +156,32 @@ class Transfer:
         self.outcome: Outcome | None = None
         self.error: TFTPError | None = None
         self.counters = Counters()
-        self.timer = RetransmitTimer(patience, terms.timeout)
+        self.timer = self._new_timer(patience, terms.timeout)
         self._patience = patience
         self._opening = b""
-        self._offered: Mapping[str, str] = {}
-        self._answering = False
-        self._heard = False
-        self._silences = 0
-        self._progress_at = now
-        self._sent_at = now
+        self._offered: Mapping[str, str] = {}  # the options of the request, where this is a client
+        self._answering = False  # this is a server
         self._replies: list[bytes] = []
+        self._heard_at: float | None = None  # when the peer last said anything
+        self._progress_at = now  # when it last said something new
+        self._silences = 0  # how often the timer has fired since then
+        self._repeats = 0  # how often it was asked again before it said anything
+        self._sent_at = now  # when this side last sent DATA, an ACK or the opening
+        self._sent_once = True  # Karn's rule: what was sent twice measures no round trip
 
     # -- what the driver calls --------------------------------------------------------------------
 
     def receive(self, datagram: bytes | memoryview, now: float) -> None:
         """Take in a datagram from the peer. What is no TFTP packet is passed over."""
-        self.counters.datagrams_received += 1
-        self.counters.octets_received += len(datagram)
+        counters = self.counters
+        counters.datagrams_received += 1
+        counters.octets_received += len(datagram)
         try:
             opcode, number = header(datagram)
         except DecodeError:
             return
         if (self.state, opcode) in self.LEGAL:
+            self._heard_at = now
             self._take(opcode, number, datagram, now)
         elif self.state is not State.CLOSED and opcode in _OPCODES:
             name, state = Opcode(opcode).name, self.state.name.lower()
@@ -170,22 +191,23 @@ class Transfer:
         """Act on silence, if `deadline` has passed: repeat what went unanswered, or give up."""
         if self.deadline is None or now < self.deadline:
             return
-        if self._patience_is_over(now):
+        if self._silences == self._patience.retries or now >= self._patience_ends():
             self._give_up(now)
             return
-        self.counters.timeouts += 1
         self._silences += 1
-        if not self._answering or self._heard or self._silences < _UNANSWERED_SENDS:
-            self.timer.back_off()
+        self.timer.back_off()
+        if self._may_repeat:
+            self.counters.timeouts += 1
             self._repeat(now)
-        self.deadline = min(now + self._wait(), self._progress_at + self._limit())
+        self._wait(now)
 
     def replies(self) -> list[bytes]:
         """Drain what is to be sent to the peer, in order."""
-        replies, self._replies = self._replies, []
-        for datagram in replies:
-            self.counters.datagrams_sent += 1
-            self.counters.octets_sent += len(datagram)
+        replies = self._replies
+        if replies:
+            self._replies = []
+            self.counters.datagrams_sent += len(replies)
+            self.counters.octets_sent += sum(map(len, replies))
         return replies
 
     def abort(self, error: TFTPError, *, tell: bool = True) -> None:
@@ -196,25 +218,29 @@ class Transfer:
             if tell and not isinstance(error, PeerError):
                 # RFC 1350, section 7: an ERROR is a courtesy; it is sent once.
                 self._replies.append(Error.of(error).encode())
-        self.state = State.CLOSED
-        self.deadline = None
+        self._close()
 
     def request_repeated(self, now: float) -> None:
         """The client sent its request again: it may not have got the answer."""
         self.counters.duplicates += 1
-        if not self._heard and now - self._sent_at >= _REPEAT_AFTER:
+        old = now - self._sent_at >= _ANSWER_AGAIN_AFTER
+        if old and not self.heard and self._may_repeat:
             self._repeat(now)
 
     @property
     def heard(self) -> bool:
         """Whether the peer has ever answered."""
-        return self._heard
+        return self._heard_at is not None
 
     def silence(self, now: float) -> float:
         """Seconds since the peer last said something new."""
         return now - self._progress_at
 
     # -- what the two directions fill in ----------------------------------------------------------
+
+    @staticmethod
+    def _new_timer(patience: Patience, fixed: float | None) -> RetransmitTimer:
+        return RetransmitTimer(patience, fixed)
 
     def _take(self, opcode: int, number: int, datagram: bytes | memoryview, now: float) -> None:
         """Act on a legal packet."""
@@ -224,11 +250,7 @@ class Transfer:
         """Repeat DATA or ACK while the transfer flows."""
         raise NotImplementedError
 
-    def _wait(self) -> float:
-        """Seconds before the next repeat."""
-        return self.timer.interval
-
-    # -- the opening ------------------------------------------------------------------------------
+    # -- the opening and the end ------------------------------------------------------------------
 
     def _open(self, state: State, opening: bytes, now: float) -> None:
         self.state = state
@@ -245,62 +267,74 @@ class Transfer:
             self.abort(error)
             return False
         self.granted = packet.options
+        if self.terms.timeout is not None:
+            self.timer = self._new_timer(self._patience, self.terms.timeout)
         return True
+
+    def _peer_error(self, datagram: bytes | memoryview) -> None:
+        packet = decode(datagram)
+        assert isinstance(packet, Error)  # noqa: S101  (the opcode has been looked at)
+        self.abort(PeerError(packet.text, packet.code))
+
+    def _close(self) -> None:
+        self.state = State.CLOSED
+        self.deadline = None
+
+    # -- sending, and the time that it takes ------------------------------------------------------
 
     def _say(self, datagram: bytes, now: float) -> None:
         """Send the opening or an ACK, and wait for what it brings."""
         self._replies.append(datagram)
         self._sent_at = now
-        self.deadline = now + self._wait()
+        self._wait(now)
 
-    # -- time -------------------------------------------------------------------------------------
-
-    def _progress(self, now: float) -> None:
-        self._heard = True
-        self._silences = 0
-        self._progress_at = now
+    def _wait(self, now: float) -> None:
+        """Set the deadline: for the next repeat, or for the end of all patience."""
+        interval = self.timer.interval
+        self.deadline = now + interval
+        if self._silences or interval > self._patience.total or self._heard_at is None:
+            self.deadline = min(self.deadline, self._patience_ends())
 
     def _repeat(self, now: float) -> None:
+        self._repeats += not self.heard
         if self.state is State.FLOWING:
             self._repeat_block(now)
         else:
             self.counters.retransmissions += 1
+            self._sent_once = False
             self._say(self._opening, now)
 
-    def _patience_is_over(self, now: float) -> bool:
-        retries = self._patience.retries
-        if retries is not None and self._silences >= retries:
-            return True
-        return now >= self._progress_at + self._limit()
+    @property
+    def _may_repeat(self) -> bool:
+        return self.heard or not self._answering or self._repeats < _UNANSWERED_REPEATS
 
-    def _limit(self) -> float:
-        """Seconds of silence that end the transfer."""
+    def _measure(self, now: float) -> None:
+        """This is the answer to the opening, or to the last ACK."""
+        if self._sent_once:
+            self.timer.sample(now - self._sent_at)
+
+    def _progress(self, now: float) -> None:
+        self._progress_at = now
+        if self._silences:
+            self._silences = 0
+            self.timer.relax()
+
+    def _patience_ends(self) -> float:
+        """When silence ends the transfer."""
         total = self._patience.total
-        if self._answering and not self._heard:
+        if self._answering and not self.heard:
             total = min(total, _UNANSWERED_TOTAL)
-        # A long timeout that was negotiated must still allow for a few repeats.
-        return max(total, _UNANSWERED_SENDS * (self.terms.timeout or 0))
+        return self._progress_at + max(total, _LEAST_REPEATS * (self.terms.timeout or 0))
 
     def _give_up(self, now: float) -> None:
-        silence = now - self._progress_at
-        error = TransferTimeout(f"no answer for {silence:.1f} s")
-        self.abort(error, tell=self._heard)
-
-    def _peer_error(self, datagram: bytes | memoryview) -> None:
-        packet = decode(datagram)
-        assert isinstance(packet, Error)  # noqa: S101  (the opcode has been looked at)
-        probed = self.state is State.ANSWERED and isinstance(self, Sender)
-        self.abort(PeerError(packet.text, packet.code))
-        if probed:
-            # Firmware asks for the size, reads the OACK and declines: EDK2 with code 8, PXELINUX,
-            # GRUB and the Raspberry Pi with code 0.
-            self.outcome = Outcome.PROBED
+        error = TransferTimeout(f"no answer for {self.silence(now):.1f} s")
+        self.abort(error, tell=self.heard)
 
 
 class Sender(Transfer):
     """The end that has the file: a server that is read from, or a client that writes."""
 
-    LEGAL: _Legal = {
+    LEGAL: ClassVar[_Legal] = {
         (State.REQUESTED, Opcode.ACK): State.FLOWING,
         (State.REQUESTED, Opcode.OACK): State.FLOWING,
         (State.REQUESTED, Opcode.ERROR): State.CLOSED,
@@ -314,14 +348,16 @@ class Sender(Transfer):
     __slots__ = (
         "_acked",
         "_burst",
-        "_clean",
-        "_credit",
+        "_fresh",
         "_highest",
+        "_intact_from",
         "_last",
         "_last_size",
         "_next",
+        "_pause_after",
+        "_paused",
         "_recover",
-        "_resume_at",
+        "_rewound_at",
         "_timed",
     )
 
@@ -332,12 +368,14 @@ class Sender(Transfer):
         self._highest = 0  # the highest block that was ever sent
         self._last: int | None = None  # the block that ends the file, once it has been read
         self._last_size = 0
-        self._recover = -1  # ACKs up to here never make it go back
-        self._timed: int | None = None  # the block whose round trip is being measured
-        self._burst = terms.windowsize  # blocks to send before a pause
-        self._credit = self._burst
-        self._clean = True  # the last window went without a hole
-        self._resume_at: float | None = None
+        self._fresh = 1  # from this block on, nothing has been sent twice
+        self._timed = 1  # an ACK of this block or a later one measures a round trip
+        self._recover = -1  # the highest block that was sent when it last went back ...
+        self._rewound_at = now  # ... and when that was
+        self._burst = terms.windowsize  # how many blocks to send before a pause
+        self._pause_after = self._burst
+        self._paused = False
+        self._intact_from = 0  # nothing has been missed since this block
 
     @classmethod
     def answer(
@@ -351,7 +389,7 @@ class Sender(Transfer):
             sender._open(State.ANSWERED, OptionAck(granted).encode(), now)
         else:
             sender.state = State.FLOWING
-            sender.deadline = now + sender._wait()
+            sender._wait(now)
         return sender
 
     @classmethod
@@ -360,16 +398,16 @@ class Sender(Transfer):
     ) -> "Sender":
         """A client's WRQ. `timeout` is the wait in seconds that its user wants, None to measure."""
         sender = cls(Terms(), patience, now)
-        sender.timer = RetransmitTimer(patience, timeout)
+        sender.timer = cls._new_timer(patience, timeout)
         sender._offered = request.options
         sender._open(State.REQUESTED, request.encode(), now)
         return sender
 
     def window(self) -> range:
         """The blocks to send now, by absolute number; empty when an ACK has to come first."""
-        if self.state is not State.FLOWING or self._resume_at is not None:
+        if self.state is not State.FLOWING or self._paused:
             return range(0)
-        end = min(self._acked + self.terms.windowsize, self._next + self._credit - 1)
+        end = min(self._acked + self.terms.windowsize, self._pause_after)
         if self._last is not None:
             end = min(end, self._last)
         return range(self._next, end + 1)
@@ -381,12 +419,11 @@ class Sender(Transfer):
             count: how many; 0 if the network took none, and it is to be tried again.
             last: octets in the final one of them, where that is the file's last block.
         """
+        self._wait(now)
         if not count:
-            self.deadline = now + self.timer.interval
             return
-        first = self._next
+        first, highest = self._next, self._highest
         final = first + count - 1
-        self._next = final + 1
         octets = count * (HEADER.size + self.terms.blksize)
         if last is not None:
             self._last, self._last_size = final, last
@@ -394,25 +431,17 @@ class Sender(Transfer):
         counters = self.counters
         counters.datagrams_sent += count
         counters.octets_sent += octets
-        if first > self._highest:
-            self._timed = final
-        else:
-            # Karn's rule: what was sent twice measures nothing.
-            counters.retransmissions += min(final, self._highest) - first + 1
-            self._timed = None
-        if final > self._highest:
-            counters.blocks += final - self._highest
+        if first <= highest:
+            counters.retransmissions += min(final, highest) - first + 1
+        # Karn's rule: what was sent twice measures nothing.
+        self._timed = max(first, self._fresh)
+        if final > highest:
+            counters.blocks += final - highest
             self._highest = final
+        self._fresh = self._highest + 1
+        self._next = final + 1
         self._sent_at = now
-        self.deadline = now + self.timer.interval
-        if self._silences:
-            self.deadline = min(self.deadline, self._progress_at + self._limit())
-        self._credit -= count
-        if (
-            self._credit <= 0
-            and final < self._acked + self.terms.windowsize
-            and final != self._last
-        ):
+        if final == self._pause_after < self._acked + self.terms.windowsize and final != self._last:
             self._pause(now)
 
     def awaited(self) -> int | None:
@@ -422,17 +451,14 @@ class Sender(Transfer):
         The driver may then have the next window ready, send it on that very ACK, and report it by
         `advanced`, instead of going through `receive`, `window` and `sent`.
         """
-        highest = self._highest
-        if (
-            self._timed == highest
-            and highest - self._acked == self.terms.windowsize
+        highest, windowsize = self._highest, self.terms.windowsize
+        plain = (
+            highest - self._acked == windowsize == self._burst
+            and self._acked >= self._recover
             and self._last is None
-            and self._clean
-            and self._burst == self.terms.windowsize
-            and self._heard
-        ):
-            return highest
-        return None
+            and self._heard_at is not None
+        )
+        return highest if plain else None
 
     def advanced(self, now: float) -> None:
         """The ACK of `awaited` came, and the whole window behind it is on its way."""
@@ -449,19 +475,19 @@ class Sender(Transfer):
         # A round trip in lock-step is short, and one in eight tells enough.
         if windowsize > 1 or not acked & 7:
             self.timer.sample(now - self._sent_at)
-        self._timed = self._highest = acked + windowsize
-        self._next = self._highest + 1
-        self._silences = 0
-        self._progress_at = self._sent_at = now
+        self._highest = self._pause_after = acked + windowsize
+        self._timed = acked + 1
+        self._next = self._fresh = self._highest + 1
+        self._heard_at = self._progress_at = self._sent_at = now
         self.deadline = now + self.timer.interval
 
     def expire(self, now: float) -> None:
         """Act on silence, or end a pause inside a window."""
-        if self._resume_at is not None and now >= self._resume_at:
+        if self._paused and self.deadline is not None and now >= self.deadline:
             self._refill()
-            self.deadline = now + self.timer.interval
-            return
-        super().expire(now)
+            self._wait(now)
+        else:
+            super().expire(now)
 
     def _take(self, opcode: int, number: int, datagram: bytes | memoryview, now: float) -> None:
         match opcode:
@@ -473,14 +499,18 @@ class Sender(Transfer):
                 if self._negotiated(datagram):
                     self._begin(now)
             case Opcode.OACK if self._acked == 0:
-                self._repeated_ack(0, now)
+                self._repeated_ack(now)
             case Opcode.ERROR:
+                probe = self.state is State.ANSWERED
                 self._peer_error(datagram)
+                if probe:
+                    # Firmware asks for the size, reads the OACK and declines: EDK2 with code 8,
+                    # PXELINUX, GRUB and the Raspberry Pi with code 0.
+                    self.outcome = Outcome.PROBED
 
     def _begin(self, now: float) -> None:
         """The opening has been answered: the first window may go."""
-        if not self._silences:
-            self.timer.sample(now - self._sent_at)
+        self._measure(now)
         self._progress(now)
         self.state = State.FLOWING
         self._burst = self.terms.windowsize
@@ -488,18 +518,18 @@ class Sender(Transfer):
 
     def _acknowledge(self, number: int, now: float) -> None:
         acked, highest = self._acked, self._highest
-        block = absolute(number, acked + (highest - acked >> 1), self.terms.rollover or 0)
+        block = absolute(number, acked + (highest - acked + 1 >> 1), self.terms.rollover or 0)
         if block == acked:
-            self._repeated_ack(block, now)
+            self._repeated_ack(now)
             return
         if not acked < block <= highest:
             # Late, or for a block that was never sent (a Raspberry Pi 4 does that): no reason to
             # send anything.
             self.counters.duplicates += block < acked
             return
-        if self._timed is not None and block >= self._timed:
+        if block >= self._timed:
             self.timer.sample(now - self._sent_at)
-            self._timed = None
+            self._timed = self._fresh
         self._progress(now)
         self._acked = block
         self.counters.payload += (block - acked) * self.terms.blksize
@@ -510,78 +540,78 @@ class Sender(Transfer):
         if self._next <= block:
             # The ACK overtook a resend that was still to come.
             self._next = block + 1
-        self.deadline = now + self.timer.interval
         self._refill()
+        self._wait(now)
         if block == highest:
-            self._grow()
-        elif block > self._recover:
+            # All of it got through: pause a little less.
+            self._burst = min(self._burst + 1, self.terms.windowsize)
+        elif not self._is_echo(block, now):
             self._go_back(now)
 
-    def _repeated_ack(self, block: int, now: float) -> None:
+    def _repeated_ack(self, now: float) -> None:
         """An ACK that says nothing new.
 
         RFC 1123, section 4.2.3.1: it is never by itself a reason to send, or every later block is
-        sent twice (the Sorcerer's Apprentice). In a window it reports a hole (RFC 7440, section 4).
-        And some clients know no other way to ask for a block that was lost (U-Boot), so it counts
-        when it comes so late that it can not be an echo.
+        sent twice (the Sorcerer's Apprentice). In a window it reports a hole (RFC 7440, section 4),
+        unless it comes so soon that the network has just made two of one. And some clients know no
+        other way to ask for a block that was lost (U-Boot), so it counts when it comes so late that
+        it can not be an echo.
         """
         self.counters.duplicates += 1
-        if self._highest == block:
+        if self._highest == self._acked:
             return
-        hole = self.terms.windowsize > 1 and block > self._recover
-        if hole or now - self._sent_at >= self.timer.base:
-            self._heard = True
+        answers = self.silence(now) >= (self.timer.round_trip or 0) / 2
+        hole = self.terms.windowsize > 1 and self._acked > self._recover and answers
+        if hole or now - self._sent_at >= max(self.timer.base, self._patience.initial):
             self._go_back(now)
 
+    def _is_echo(self, block: int, now: float) -> bool:
+        """Whether an ACK inside the window may tell of what was sent before this side went back."""
+        if block >= self._recover:
+            return block == self._recover
+        return now - self._rewound_at < (self.timer.round_trip or inf)
+
     def _go_back(self, now: float) -> None:
-        """Send again from behind the last acknowledged block."""
+        """The peer lacks the block behind the last acknowledged: send again from there."""
         self.counters.gaps += 1
-        if not self._clean:
-            self._shrink()
-        self._clean = False
-        self._rewind()
-        self.deadline = now + self.timer.interval
+        self._rewind(now)
+        self._fresh = self._next  # It was lost, so its answer is unambiguous.
+        self._wait(now)
 
     def _repeat_block(self, now: float) -> None:
-        self._shrink()
-        self._rewind()
+        self._rewind(now)
 
-    def _rewind(self) -> None:
+    def _rewind(self, now: float) -> None:
+        # Halfway to what got through since the last time, but never much up at once.
+        intact = min(self._acked - self._intact_from, 2 * self._burst)
+        self._burst = max(1, min((self._burst + intact) // 2, self.terms.windowsize))
+        self._intact_from = self._acked
         self._next = self._acked + 1
+        self._timed = self._fresh
         self._recover = self._highest
-        self._timed = None
+        self._rewound_at = now
         self._refill()
 
     def _refill(self) -> None:
-        self._credit = self._burst
-        self._resume_at = None
-
-    def _shrink(self) -> None:
-        self._burst = max(1, self._burst // 2)
-
-    def _grow(self) -> None:
-        """A window arrived whole: pause a little less."""
-        self._clean = True
-        windowsize = self.terms.windowsize
-        if self._burst < windowsize:
-            self._burst = min(windowsize, self._burst + max(1, windowsize // 16))
+        self._pause_after = self._next + self._burst - 1
+        self._paused = False
 
     def _pause(self, now: float) -> None:
-        """Spread the rest of the window over a round trip."""
-        share = self._burst / self.terms.windowsize
-        self._resume_at = now + max(_MIN_PAUSE, (self.timer.round_trip or 0) * share)
-        self.deadline = self._resume_at
+        self._paused = True
+        round_trip = self.timer.round_trip or 0
+        self.deadline = now + min(max(round_trip, _SHORTEST_PAUSE), _LONGEST_PAUSE)
 
-    def _limit(self) -> float:
-        limit = super()._limit()
-        if self._all_sent:
-            return max(min(limit, _UNCONFIRMED_TOTAL), 2 * (self.terms.timeout or 0))
-        return limit
+    def _patience_ends(self) -> float:
+        ends = super()._patience_ends()
+        if self._all_sent and self._heard_at is not None:
+            patience = max(_UNCONFIRMED_TOTAL, 2 * (self.terms.timeout or 0))
+            ends = min(ends, self._heard_at + patience)
+        return ends
 
     @property
     def _all_sent(self) -> bool:
         """Whether all of the file is with a client that was there, and only its ACK is missing."""
-        return self._answering and self._heard and self._highest == self._last
+        return self._answering and self.heard and self._highest == self._last
 
     def _give_up(self, now: float) -> None:
         if self._all_sent:
@@ -591,8 +621,7 @@ class Sender(Transfer):
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcome = outcome
-        self.state = State.CLOSED
-        self.deadline = None
+        self._close()
 
 
 class Receiver(Transfer):
@@ -602,7 +631,7 @@ class Receiver(Transfer):
         complete: the last block has come; the file is to be committed before `stored` is called.
     """
 
-    LEGAL: _Legal = {
+    LEGAL: ClassVar[_Legal] = {
         (State.REQUESTED, Opcode.DATA): State.FLOWING,
         (State.REQUESTED, Opcode.OACK): State.FLOWING,
         (State.REQUESTED, Opcode.ERROR): State.CLOSED,
@@ -616,19 +645,25 @@ class Receiver(Transfer):
         (State.DALLYING, Opcode.ERROR): State.CLOSED,
     }
 
-    __slots__ = ("_due", "_payloads", "_received", "_stray", "_timing", "_window_start", "complete")
+    __slots__ = (
+        "_due",
+        "_early",
+        "_payloads",
+        "_received",
+        "_reported",
+        "_window_start",
+        "complete",
+    )
 
     def __init__(self, terms: Terms, patience: Patience, now: float) -> None:
         super().__init__(terms, patience, now)
         self.complete = False
         self._received = 0  # the highest block up to which all have come
-        self._window_start = 0  # the block that the current window follows
+        self._window_start = 0  # the block that was acknowledged last
         self._payloads: list[memoryview] = []
+        self._early: dict[int, bytes] = {}  # what came behind a hole, by block
+        self._reported = False  # the sender has been told of the hole
         self._due = False  # an ACK is to be sent once all is stored
-        self._stray: int | None = (
-            None  # the last block that came out of order since the last in order
-        )
-        self._timing = True  # the answer to what was sent last measures a round trip
 
     @classmethod
     def answer(
@@ -648,7 +683,7 @@ class Receiver(Transfer):
     ) -> "Receiver":
         """A client's RRQ. `timeout` is the wait in seconds that its user wants, None to measure."""
         receiver = cls(Terms(), patience, now)
-        receiver.timer = RetransmitTimer(patience, timeout)
+        receiver.timer = cls._new_timer(patience, timeout)
         receiver._offered = request.options
         receiver._open(State.REQUESTED, request.encode(), now)
         return receiver
@@ -663,9 +698,20 @@ class Receiver(Transfer):
         if self.complete and self.outcome is None:
             self.outcome = Outcome.DONE
             self.state = State.DALLYING
-            self.deadline = now + self._patience.dally
+            self._progress_at = now
         if self._due and self.state is not State.CLOSED:
             self._acknowledge(now)
+
+    def expire(self, now: float) -> None:
+        """Act on silence: repeat the request or the ACK, or stop dallying."""
+        if self.state is not State.DALLYING:
+            super().expire(now)
+        elif self.deadline is not None and now >= self.deadline:
+            self._close()
+
+    @staticmethod
+    def _new_timer(patience: Patience, fixed: float | None) -> RetransmitTimer:
+        return RetransmitTimer(patience, fixed, standby=True)
 
     def _take(self, opcode: int, number: int, datagram: bytes | memoryview, now: float) -> None:
         match opcode:
@@ -678,91 +724,102 @@ class Receiver(Transfer):
                     self.state = State.FLOWING
                     self._due = True
             case Opcode.OACK if self._received == 0:
-                self._due = True
+                self._acknowledge_again()
             case Opcode.ERROR if self.state is State.DALLYING:
                 self._close()
             case Opcode.ERROR:
                 self._peer_error(datagram)
 
     def _data(self, number: int, payload: memoryview, now: float) -> None:
+        terms = self.terms
         block = self._received + 1
-        if absolute(number, block, self.terms.rollover or 0) != block:
-            if not self._wrapped_to_one(number):
-                self._out_of_order(number)
-                return
-            self.terms = self._with_rollover_one()
+        if number != on_wire(block, terms.rollover or 0):
+            self._out_of_order(number, payload, now)
+            return
         if self.complete:
             self.counters.duplicates += 1
             return
-        blksize = self.terms.blksize
-        if len(payload) > blksize:
-            self.abort(ProtocolError(f"DATA of {len(payload)} octets where blksize is {blksize}"))
+        if len(payload) > terms.blksize:
+            said = f"DATA of {len(payload)} octets where blksize is {terms.blksize}"
+            self.abort(ProtocolError(said))
             return
-        self.state = State.FLOWING
         if block == self._window_start + 1:
             self._measure(now)
         self._progress(now)
-        self._received = block
-        self._stray = None
-        self.counters.blocks += 1
-        self.counters.payload += len(payload)
+        self.state = State.FLOWING
+        self._keep(payload)
+        if self._early:
+            self._fill()
+        self._wait(now)
+        if self.complete or self._received - self._window_start >= terms.windowsize:
+            self._due = True
+            self._sent_once = True
+
+    def _keep(self, payload: memoryview) -> None:
+        self._received += 1
         self._payloads.append(payload)
-        self.deadline = now + self._wait()
-        self.complete = len(payload) < blksize
-        if self.complete or block - self._window_start >= self.terms.windowsize:
-            self._due = True
-            self._timing = True
+        size = len(payload)
+        self.complete = size < self.terms.blksize
+        self.counters.blocks += 1
+        self.counters.payload += size
 
-    def _out_of_order(self, number: int) -> None:
-        """A block that came again, or one behind a hole: say once where this side stands.
+    def _fill(self) -> None:
+        """The hole is gone: go on with what had come behind it."""
+        self._reported = False
+        while (payload := self._early.pop(self._received + 1, None)) is not None:
+            self._keep(memoryview(payload))
 
-        Once for each run of such blocks: as long as their numbers go up, one ACK has said it all
-        (RFC 7440, section 4); when they start again lower, the sender has repeated something, and
-        our ACK, or the block behind it, was lost once more.
-        """
+    def _out_of_order(self, number: int, payload: memoryview, now: float) -> None:
+        if self._wrapped_to_one(number):
+            self.terms = replace(self.terms, rollover=1)
+            self._data(number, payload, now)
+            return
+        if self.state < State.FLOWING:
+            return  # What is not DATA 1 belongs to something older.
         block = absolute(number, self._received + 1, self.terms.rollover or 0)
-        if self.state is State.REQUESTED:
-            return  # Not an answer to the request: DATA 1 or an OACK is.
-        if block <= self._received:
-            self.counters.duplicates += 1
-        elif self._stray is None:
+        if block <= self._received or block in self._early:
+            self._came_again(block, now)
+        elif block - self._window_start <= self.terms.windowsize and not self.complete:
+            self._came_early(block, payload)
+
+    def _came_again(self, block: int, now: float) -> None:
+        """A repeated block asks for an ACK if the sender is not where it should be.
+
+        From before the window: the last ACK was lost. From behind a hole that has been reported:
+        the report was lost, or the block once more. Anything else is just sent along.
+        """
+        self.counters.duplicates += 1
+        lost = block <= self._window_start or block > self._received
+        if lost and now - self._sent_at >= _ACK_AGAIN_AFTER:
+            self._acknowledge_again()
+
+    def _came_early(self, block: int, payload: memoryview) -> None:
+        """A block from behind a hole: keep it, and report the hole once that is certain."""
+        terms = self.terms
+        if len(self._early) * terms.blksize < _MOST_EARLY and len(payload) <= terms.blksize:
+            # A copy, as the caller will use its buffer again.
+            self._early[block] = bytes(payload)
+        ends = block - self._window_start == terms.windowsize or len(payload) < terms.blksize
+        if not self._reported and (ends or len(self._early) >= _PROOF_OF_LOSS):
+            self._reported = True
             self.counters.gaps += 1
-        if self._stray is None or block <= self._stray:
-            self._due = True
-            self._timing = False
-            self.counters.retransmissions += 1
-        self._stray = block
+            self._acknowledge_again()
+
+    def _acknowledge_again(self) -> None:
+        self.counters.retransmissions += 1
+        self._sent_once = False
+        self._due = True
 
     def _acknowledge(self, now: float) -> None:
         self._due = False
         self._window_start = self._received
-        ack = Ack(on_wire(self._received, self.terms.rollover or 0)).encode()
-        deadline = self.deadline
-        self._say(ack, now)
+        self._say(Ack(on_wire(self._received, self.terms.rollover or 0)).encode(), now)
         if self.state is State.DALLYING:
-            self.deadline = deadline
-
-    def expire(self, now: float) -> None:
-        """Act on silence: repeat the request or the ACK, or stop dallying."""
-        if self.state is not State.DALLYING:
-            super().expire(now)
-        elif self.deadline is not None and now >= self.deadline:
-            self._close()
+            self.deadline = self._progress_at + self._patience.dally
 
     def _repeat_block(self, now: float) -> None:
-        self.counters.retransmissions += 1
-        self._timing = False
-        self._stray = None
+        self._acknowledge_again()
         self._acknowledge(now)
-
-    def _wait(self) -> float:
-        if self.terms.timeout is not None or self.state is State.REQUESTED:
-            return self.timer.interval
-        return max(_RECEIVER_FACTOR * self.timer.interval, _RECEIVER_FLOOR)
-
-    def _measure(self, now: float) -> None:
-        if self._timing and not self._silences:
-            self.timer.sample(now - self._sent_at)
 
     def _wrapped_to_one(self, number: int) -> bool:
         """Whether a peer goes on with 1 after block 65535 without having said so.
@@ -776,14 +833,6 @@ class Receiver(Transfer):
             and self.terms.windowsize == 1
             and self.terms.rollover is None
         )
-
-    def _with_rollover_one(self) -> Terms:
-        terms = self.terms
-        return Terms(blksize=terms.blksize, timeout=terms.timeout, tsize=terms.tsize, rollover=1)
-
-    def _close(self) -> None:
-        self.state = State.CLOSED
-        self.deadline = None
 
 
 _OPCODES = frozenset(Opcode)
