@@ -443,8 +443,11 @@ class SendingSession(Session):
         """Send the window that is ready, and only then account for it and prepare the next."""
         machine = self.machine
         count = len(batch.slots)
+        self._awaited = None
         sent = self._send_blocks(batch.octets, batch.size, count)
-        if sent == count:
+        if machine.outcome is not None:
+            self._advance(now)  # The network refused them for good.
+        elif sent == count:
             machine.advanced(now)
             self._look_ahead()
             if now >= self._next_progress:
@@ -476,6 +479,8 @@ class SendingSession(Session):
 
     def _borrow(self, block: int) -> Batch | None:
         """Room to look ahead in, where the transfer is long enough for that to pay."""
+        if self._source.size is None:
+            return None  # It is read once: a window back from there is all that it remembers.
         terms = self.machine.terms
         if block >= _LOOK_AHEAD_FROM * terms.windowsize and self.fileno() >= 0:
             self._ahead = self._workspace.lend(terms.blksize, terms.windowsize)
