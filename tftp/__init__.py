@@ -2,16 +2,22 @@
 
 ::
 
+    import tftp
+
     tftp.get("tftp://192.0.2.1/pxelinux.0", "pxelinux.0")
 
-    with tftp.Server("boot") as server:
-        print(server.address)
+    with tftp.Server("boot") as server, tftp.Client(*server.address[:2]) as client:
+        ended = client.get("pxelinux.0", into=bytearray())
+        print(ended.counters.payload, "octets in", ended.duration, "seconds")
+
+These are the names for every day. The modules have more: packets to look into (`tftp.packets`),
+events to watch (`tftp.events`), files that live elsewhere (`tftp.storage`), rules for requests
+(`tftp.server.policy`), URLs (`tftp.url`).
 """
 
 from tftp.client import Client, get, put
 from tftp.errors import (
     Aborted,
-    DecodeError,
     ErrorCode,
     PeerError,
     ProtocolError,
@@ -20,7 +26,7 @@ from tftp.errors import (
     TransferTimeout,
     Unreachable,
 )
-from tftp.events import Outcome, Request
+from tftp.events import Outcome, Request, TransferEnded
 from tftp.options import Limits, Terms
 from tftp.server import Server, ServerConfig, ThreadEngine
 from tftp.storage import Directory, Memory
@@ -29,7 +35,6 @@ from tftp.timers import Patience
 __all__ = [
     "Aborted",
     "Client",
-    "DecodeError",
     "Directory",
     "ErrorCode",
     "Limits",
@@ -45,6 +50,7 @@ __all__ = [
     "TFTPError",
     "Terms",
     "ThreadEngine",
+    "TransferEnded",
     "TransferTimeout",
     "Unreachable",
     "get",
