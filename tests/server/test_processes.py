@@ -1,0 +1,379 @@
+"""The process engine: one transfer, one process; what dies takes nothing with it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.conftest import Serve
+from tests.watching import Witness, eventually
+from tests.wirepeer import WirePeer
+from tftp.client import Client
+from tftp.errors import PeerError
+from tftp.events import Outcome, Request, RequestRefused, TransferEnded, TransferStarted
+from tftp.options import Terms
+from tftp.packets import Ack, Data, Error, OptionAck
+from tftp.server import Server
+from tftp.server.processes import ProcessEngine
+from tftp.storage import Directory
+from tftp.storage.base import Source
+
+CONTENT = bytes(range(256)) * 1200
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below `pid`."""
+    found: set[int] = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found |= {int(child)} | descendants(int(child))
+    return found
+
+
+def own_children() -> set[int]:
+    return descendants(os.getpid())
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    before = own_children()
+    yield
+    assert eventually(lambda: own_children() <= before), own_children() - before
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_bytes(CONTENT)
+    (tmp_path / "empty").write_bytes(b"")
+    return tmp_path
+
+
+def serve_processes(
+    serve: Serve, root: Path, *, engine: ProcessEngine | None = None, **config: object
+) -> Server:
+    storage = Directory(root, writable=True, overwrite=True)
+    return serve(storage, engine=engine or ProcessEngine(warm=2), **config)
+
+
+def fetch(server: Server, name: str = "file", terms: Terms | None = None) -> bytes:
+    with Client(*server.address[:2], terms=terms) as client:
+        got = bytearray()
+        client.get(name, got)
+        return bytes(got)
+
+
+@pytest.mark.parametrize(
+    "terms", [None, Terms(), Terms(blksize=1428, windowsize=16), Terms(blksize=65464)]
+)
+def test_files_come_and_go_whole(serve: Serve, root: Path, terms: Terms | None) -> None:
+    server = serve_processes(serve, root)
+    assert fetch(server, terms=terms) == CONTENT
+    with Client(*server.address[:2], terms=terms) as client:
+        client.put(CONTENT[::-1], "up")
+    assert (root / "up").read_bytes() == CONTENT[::-1]
+
+
+def test_a_refusal_comes_from_the_port_that_was_asked(serve: Serve, root: Path) -> None:
+    server = serve_processes(serve, root)
+    with WirePeer(server.address) as peer:
+        peer.rrq("missing")
+        error = peer.receive()
+        assert isinstance(error, Error)
+        assert error.code == 1
+        assert peer.tid == server.address
+
+
+def test_the_events_are_those_of_any_server(serve: Serve, root: Path, witness: Witness) -> None:
+    server = serve_processes(serve, root)
+    fetch(server, terms=Terms(blksize=1024, tsize=0))
+    ended = witness.wait(TransferEnded)
+    assert witness.kinds[0] == "RequestReceived"
+    assert witness.kinds[1] == "TransferStarted"
+    assert ended.outcome is Outcome.DONE
+    assert ended.granted == {"tsize": str(len(CONTENT)), "blksize": "1024"}
+    assert ended.counters.payload == len(CONTENT)
+    assert ended.counters.blocks == len(CONTENT) // 1024 + 1
+    with pytest.raises(PeerError):
+        fetch(server, "missing")
+    assert witness.wait(RequestRefused).error.code == 1
+
+
+def test_each_of_many_clients_has_a_process_to_itself(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root)
+    before = own_children()
+    peers = [WirePeer(server.address) for _ in range(10)]
+    for peer in peers:
+        peer.rrq("file")
+    for peer in peers:
+        assert isinstance(peer.receive(), Data)
+    assert server.running == 10
+    assert eventually(lambda: len(own_children() | before) >= 11)
+    for peer in peers:
+        peer.send(Error(0, "enough"))
+        peer.close()
+    witness.wait(TransferEnded, 10)
+
+
+def test_more_clients_than_children_wait_for_their_turn(serve: Serve, root: Path) -> None:
+    server = serve_processes(serve, root, engine=ProcessEngine(children=1))
+    with WirePeer(server.address) as first, WirePeer(server.address) as second:
+        first.rrq("empty")
+        assert first.receive() == Data(1)
+        second.rrq("file")
+        assert second.silent(0.1)
+        first.send(Ack(1))
+        assert isinstance(second.receive(), Data)
+        second.send(Error(0, "enough"))
+
+
+def test_too_many_that_wait_are_told_that_the_server_is_busy(serve: Serve, root: Path) -> None:
+    server = serve_processes(serve, root, engine=ProcessEngine(children=1), queue_size=1)
+    peers = [WirePeer(server.address) for _ in range(3)]
+    peers[0].rrq("file")
+    assert isinstance(peers[0].receive(), Data)
+    peers[1].rrq("file")
+    assert peers[1].silent(0.1)
+    peers[2].rrq("file")
+    error = peers[2].receive()
+    assert isinstance(error, Error)
+    assert "busy" in error.message
+    for peer in peers:
+        peer.close()
+
+
+def test_a_child_is_replaced_after_the_transfers_it_may_serve(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root, engine=ProcessEngine(children=1, recycle=1))
+    pids = []
+    for number in range(1, 4):
+        assert eventually(lambda: len(own_children()) >= 2)
+        with WirePeer(server.address) as peer:
+            peer.rrq("empty")
+            assert peer.receive() == Data(1)
+            (pid,) = descendants(os.getpid()) - own_nurseries()
+            pids.append(pid)
+            peer.send(Ack(1))
+        witness.wait(TransferEnded, number)
+        assert eventually(lambda: not is_alive(pids[-1]))
+    assert len(set(pids)) == 3
+
+
+def own_nurseries() -> set[int]:
+    """The processes directly below this one."""
+    own = Path(f"/proc/{os.getpid()}/task")
+    return {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
+
+
+def test_a_killed_child_costs_its_own_transfer_alone(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root, engine=ProcessEngine(children=2, warm=1))
+    with WirePeer(server.address) as victim, WirePeer(server.address) as other:
+        victim.rrq("file", tsize=0)
+        assert isinstance(victim.receive(), OptionAck)
+        idle = own_children()
+        other.rrq("file", tsize=0)
+        assert isinstance(other.receive(), OptionAck)
+        port = victim.tid
+        (pid,) = [pid for pid in idle - own_nurseries() if has_port(pid, port[1])]
+        os.kill(pid, signal.SIGKILL)
+        # The client is told, from the port that it listens to.
+        error = victim.receive()
+        assert isinstance(error, Error)
+        assert victim.tid == port
+        ended = witness.wait(TransferEnded)
+        assert ended.outcome is Outcome.CRASHED
+        assert ended.error is not None
+        assert f"{pid} was killed by SIGKILL" in ended.error.message
+        # The other one does not notice.
+        other.send(Ack(0))
+        assert isinstance(other.receive(), Data)
+        other.send(Error(0, "enough"))
+    # And the place is filled again.
+    assert fetch(server) == CONTENT
+
+
+def has_port(pid: int, port: int) -> bool:
+    """Whether a process has the UDP port open."""
+    lines = Path("/proc/net/udp").read_text().splitlines()[1:]
+    inodes = {
+        line.split()[9] for line in lines if int(line.split()[1].rpartition(":")[2], 16) == port
+    }
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return any(f"socket:[{inode}]" in links for inode in inodes)
+
+
+class Treacherous:
+    """A storage that ends the process that opens the name "exit", and hangs it at "hang"."""
+
+    def __init__(self, root: Path) -> None:
+        self._directory = Directory(root)
+
+    def open_read(self, request: Request) -> Source:
+        if request.filename == b"exit":
+            os._exit(3)
+        if request.filename == b"hang":
+            signal.pause()
+        return self._directory.open_read(request)
+
+    def open_write(self, request: Request) -> object:
+        return self._directory.open_write(request)
+
+
+def test_a_child_that_dies_of_a_request_is_reported_with_its_status(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve(Treacherous(root), engine=ProcessEngine(warm=1))
+    with WirePeer(server.address) as peer:
+        peer.rrq("exit")
+        assert isinstance(peer.receive(), Error)
+    ended = witness.wait(TransferEnded)
+    assert ended.outcome is Outcome.CRASHED
+    assert ended.error is not None
+    assert "exited with status 3" in ended.error.message
+    assert fetch(server) == CONTENT
+
+
+def test_a_child_that_hangs_is_killed_and_replaced(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve(Treacherous(root), engine=ProcessEngine(children=1, hang_after=0.3))
+    with WirePeer(server.address) as peer:
+        peer.rrq("hang")
+        assert isinstance(peer.receive(), Error)
+    assert witness.wait(TransferEnded).outcome is Outcome.CRASHED
+    assert fetch(server) == CONTENT
+
+
+def test_children_are_born_again_when_their_parent_was_killed(serve: Serve, root: Path) -> None:
+    server = serve_processes(serve, root)
+    assert fetch(server) == CONTENT
+    (nursery,) = own_nurseries()
+    os.kill(nursery, signal.SIGKILL)
+    assert eventually(lambda: bool(own_nurseries() - {nursery}))
+    assert fetch(server) == CONTENT
+
+
+_PROGRAM = """
+import sys
+from tftp.server import Server
+from tftp.server.processes import ProcessEngine
+with Server(sys.argv[1], engine=ProcessEngine(warm=3)) as server:
+    print(*server.address[:2], flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_no_orphan_survives_a_server_that_was_killed(root: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        host, port = process.stdout.readline().split()
+        with WirePeer((host, int(port))) as peer:
+            peer.rrq("file")
+            assert isinstance(peer.receive(), Data)
+        below = descendants(process.pid)
+        assert len(below) >= 2
+        process.kill()
+        process.wait()
+        assert eventually(lambda: not any(map(is_alive, below)))
+
+
+def test_a_repeated_request_starts_nothing_new(serve: Serve, root: Path, witness: Witness) -> None:
+    server = serve_processes(serve, root)
+    with WirePeer(server.address) as peer:
+        for _ in range(9):
+            peer.rrq("empty", tsize=0)
+        assert isinstance(peer.receive(), OptionAck)
+        tid = peer.tid
+        peer.send(Ack(0), tid)
+        while (packet := peer.receive()) != Data(1):
+            assert packet == OptionAck({"tsize": "0"})
+        assert peer.tid == tid
+        peer.send(Ack(1))
+        witness.wait(TransferEnded)
+        assert len(witness.all(TransferStarted)) == 1
+    assert eventually(lambda: server.running == 0)
+
+
+def test_another_request_from_the_same_port_takes_the_place_of_the_first(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root)
+    with WirePeer(server.address) as peer:
+        peer.rrq("file")
+        assert isinstance(peer.receive(), Data)
+        peer.rrq("empty")
+        assert peer.receive() == Data(1)
+        peer.send(Ack(1))
+        assert witness.wait(TransferEnded, 1).outcome is Outcome.ABORTED
+        assert witness.wait(TransferEnded, 2).outcome is Outcome.DONE
+        assert peer.drain() == []
+    assert eventually(lambda: server.running == 0)
+
+
+def test_an_upload_leaves_its_child_free_for_the_next_one(serve: Serve, root: Path) -> None:
+    server = serve_processes(serve, root, engine=ProcessEngine(children=1))
+    with Client(*server.address[:2]) as client:
+        for number in range(5):
+            client.put(CONTENT, f"up{number}")
+    assert (root / "up4").read_bytes() == CONTENT
+
+
+def test_single_port_mode_serves_all_through_the_port_that_was_asked(
+    serve: Serve, root: Path
+) -> None:
+    server = serve_processes(serve, root, single_port=True)
+    with WirePeer(server.address) as peer:
+        peer.rrq("empty")
+        assert peer.receive() == Data(1)
+        assert peer.tid == server.address
+        peer.send(Ack(1))
+    assert fetch(server, terms=Terms(blksize=1024, windowsize=4)) == CONTENT
+
+
+def test_stop_lets_a_running_transfer_end_and_then_leaves_no_process(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root)
+    with WirePeer(server.address) as peer:
+        peer.rrq("file")
+        assert isinstance(peer.receive(), Data)
+        server.stop()
+        error = peer.receive()
+        assert isinstance(error, Error)
+    assert witness.wait(TransferEnded).outcome is Outcome.ABORTED
+    assert eventually(lambda: not own_children())
+
+
+def test_what_can_not_go_to_another_process_says_so_at_the_start(root: Path) -> None:
+    server = Server(root, engine=ProcessEngine(), policy=[lambda request: request])
+    with pytest.raises(TypeError, match="picklable"):
+        server.start()
+
+
+@pytest.mark.parametrize("numbers", [{"children": 0}, {"warm": 0}, {"recycle": 0}])
+def test_numbers_below_one_are_refused(numbers: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        ProcessEngine(**numbers)  # type: ignore[arg-type]
