@@ -4,6 +4,7 @@ Nothing here sleeps: a test waits for a line, a datagram, or the end of a proces
 """
 
 import fcntl
+import io
 import os
 import pty
 import queue
@@ -26,6 +27,7 @@ REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tftp"]
 #: Seconds after which something that should come is taken for lost. Never waited for in full.
 PATIENCE = 20.0
+_REPEAT = 0.2
 
 
 def environment() -> dict[str, str]:
@@ -79,10 +81,9 @@ class Running:
     """A `tftp` that runs, its output in pipes."""
 
     def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        assert process.stdout is not None
         assert process.stderr is not None
         self.process = process
-        self.stdout = Lines(process.stdout)
+        self.stdout = Lines(process.stdout or io.BytesIO())
         self.stderr = Lines(process.stderr)
 
     def signal(self, number: signal.Signals) -> None:
@@ -101,9 +102,9 @@ def running(*arguments: str | Path, cwd: Path, **popen: Any) -> Iterator[Running
         [*COMMAND, *map(str, arguments)],
         cwd=cwd,
         stdin=popen.pop("stdin", subprocess.DEVNULL),
-        stdout=subprocess.PIPE,
+        stdout=popen.pop("stdout", subprocess.PIPE),
         stderr=subprocess.PIPE,
-        env=environment(),
+        env=popen.pop("env", None) or environment(),
         **popen,
     ) as process:
         try:
@@ -168,7 +169,7 @@ def on_terminal(*arguments: str | Path, cwd: Path) -> Iterator[Terminal]:
         stderr=slave,
         start_new_session=True,
         # Ctrl-C reaches the processes of the terminal's session only.
-        preexec_fn=take_terminal,  # noqa: PLW1509
+        preexec_fn=take_terminal,
         env=environment(),
     ) as process:
         os.close(slave)
@@ -213,6 +214,17 @@ class Peer:
     def send(self, packet: Packet, to: Any = None) -> None:
         """Send a packet, to the other unless told otherwise."""
         self._socket.sendto(packet.encode(), to or self.other)
+
+    def insist(self, packet: Packet) -> Packet:
+        """Send a packet, and again as a timer would, until it is answered; gives the answer."""
+        self._socket.settimeout(_REPEAT)
+        for _ in range(round(PATIENCE / _REPEAT)):
+            self.send(packet)
+            try:
+                return self.receive()
+            except TimeoutError:
+                continue
+        raise AssertionError(f"nobody answers {packet}")
 
     def close(self) -> None:
         """Let the port go."""

@@ -21,6 +21,9 @@ __all__ = ["TransferOptions", "location_of", "transfer_options"]
 
 #: Seconds of silence that end a transfer, where the options do not say otherwise.
 _TOTAL = 20.0
+#: Seconds that a get on a lossy network stays to repeat its last ACK, while somebody waits for the
+#: prompt: enough for the first repeat of servers that wait for 1 s (tftp-hpa).
+_DALLY = 1.5
 #: A timeout so long that it does not fit in there so often gets as much time as it needs.
 _WAITS = 4
 
@@ -56,15 +59,15 @@ class TransferOptions:
             location.port,
             terms=Terms() if self.no_options else None,
             overrides={} if self.no_options else overrides,
-            patience=self._patience(),
+            patience=self.patience(),
             family=self.family,
         )
 
-    def _patience(self) -> Patience:
+    def patience(self) -> Patience:
         """When to repeat, and when to give up."""
         total = _TOTAL if self.retries is None else math.inf
         if self.timeout is None:
-            return Patience(total=total, retries=self.retries)
+            return Patience(total=total, retries=self.retries, dally=_DALLY)
         # The wait is just that, whether or not the server agreed to the option.
         return Patience(
             initial=self.timeout,
@@ -72,6 +75,7 @@ class TransferOptions:
             ceiling=self.timeout,
             total=max(total, _WAITS * self.timeout),
             retries=self.retries,
+            dally=_DALLY,
         )
 
 
@@ -101,6 +105,18 @@ def transfer_options(command: Callable[..., int]) -> Callable[..., int]:
     return call
 
 
+class _Seconds(click.FloatRange):
+    """A range that has no place for "nan", which is neither below nor above anything."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds = float(super().convert(value, param, ctx))
+        if math.isnan(seconds):
+            self.fail(f"{value} is no number of seconds.", param, ctx)
+        return seconds
+
+
 _OPTIONS = (
     click.option(
         "--blksize",
@@ -122,7 +138,7 @@ _OPTIONS = (
     ),
     click.option(
         "--timeout",
-        type=click.FloatRange(0.01, 255),
+        type=_Seconds(0.01, 255),
         metavar="S",
         help="Repeat after S seconds without an answer, and ask the server to do so too "
         "(RFC 2349). Without it the wait follows the measured round trip.",

@@ -6,7 +6,6 @@ and how, is decided below it; what is said about it stands in `journal` and `ban
 
 import json
 import re
-import signal
 import socket
 import sys
 import threading
@@ -14,8 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from queue import SimpleQueue
-from types import FrameType
 from typing import Any
 
 import click
@@ -23,6 +20,7 @@ import click
 from tftp.cli.banner import CONTAINER_ADVICE, banner, needs_advice
 from tftp.cli.display import count, write_line
 from tftp.cli.failures import explain_root, explain_start
+from tftp.cli.interruption import SignalPipe
 from tftp.cli.journal import Journal, as_text, is_failure, is_result
 from tftp.events import Event, as_json, format_address, printable
 from tftp.options import MAX_BLKSIZE, MAX_WINDOWSIZE, MIN_BLKSIZE, Limits
@@ -40,7 +38,6 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _RANGE = re.compile(r"(\d{1,5}):(\d{1,5})")
 # The time in front of a line: a person at a terminal knows what day it is, a log file does not.
 _STAMPS = {True: "%H:%M:%S", False: "%Y-%m-%d %H:%M:%S"}
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Parsed(click.ParamType[Any]):
@@ -138,9 +135,9 @@ class ServeOptions:
         """Who may ask for what; the first rules are about who."""
         rules: list[Policy] = []
         if self.deny:
-            rules.append(deny(*self.deny))
+            rules.append(deny(self.deny))
         if self.allow:
-            rules.append(allow(*self.allow))
+            rules.append(allow(self.allow))
         if self.strip_junk:
             rules.append(strip_junk)
         # Windows loaders ask for \Boot\BCD, and no boot file has a backslash in its name.
@@ -281,26 +278,20 @@ def command(**given: Any) -> int:
         return 1
     journal = _journal(options)
     config = options.config()
-    # In place before the server is: whoever sees it listen may stop it.
-    stops: SimpleQueue[signal.Signals | None] = SimpleQueue()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stops.put(signal.Signals(number))
-
-    for number in _STOPS:
-        signal.signal(number, stop)
     server = Server(storage, config=config, policy=options.policy(), observers=[journal])
-    try:
-        server.start()
-    except OSError as error:
-        write_line(str(explain_start(error, config.port)))
-        return 1
-    journal.start()
-    _tell_start(server, options, journal)
-    try:
-        return _serve(server, options, journal, stops)
-    finally:
-        journal.close()
+    # Signals first: whoever sees the server listen may stop it.
+    with SignalPipe() as signals:
+        try:
+            server.start()
+        except OSError as error:
+            write_line(str(explain_start(error, config.port)))
+            return 1
+        journal.start()
+        try:
+            _tell_start(server, options, journal)
+            return _serve(server, options, journal, signals)
+        finally:
+            journal.close()
 
 
 def _refuse_contradictions(options: ServeOptions) -> None:
@@ -357,29 +348,26 @@ def _tell_start(server: Server, options: ServeOptions, journal: Journal) -> None
         write_line(CONTAINER_ADVICE)
 
 
-def _serve(
-    server: Server,
-    options: ServeOptions,
-    journal: Journal,
-    stops: "SimpleQueue[signal.Signals | None]",
-) -> int:
+def _serve(server: Server, options: ServeOptions, journal: Journal, signals: SignalPipe) -> int:
     """Wait for a signal and let the server drain; at a second one, stop it at once."""
 
     def drain() -> None:
         try:
-            server.stop(grace=threading.TIMEOUT_MAX)
+            server.drain()
         finally:
-            stops.put(None)
+            signals.end()
 
-    stops.get()
+    signals.next()
     running = server.running
     if options.json:
         journal.write(json.dumps({"event": "stopping", "running": running}))
     elif running:
         write_line(f"stopping: {count(running, 'transfer')} still running; again to abort")
-    threading.Thread(target=drain, name="drain", daemon=True).start()
-    second = stops.get()
+    draining = threading.Thread(target=drain, name="drain")
+    draining.start()
+    second = signals.next()
     server.stop()
+    draining.join()
     if options.json:
         journal.write(json.dumps({"event": "stopped"}))
     return 0 if second is None else 128 + second
