@@ -7,7 +7,7 @@ A server applies its rules in order, before the storage sees the name::
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from tftp.errors import Refused
@@ -45,14 +45,7 @@ def allow(networks: Iterable[str]) -> Policy:
     Raises:
         ValueError: one of them is no network.
     """
-    known = _networks(networks)
-
-    def rule(request: Request) -> Request:
-        if not _is_in(request, known):
-            raise Refused("this client's address is not on the server's list of allowed ones")
-        return request
-
-    return rule
+    return _ByNetwork(_parsed(networks), allowed=True)
 
 
 def deny(networks: Iterable[str]) -> Policy:
@@ -61,24 +54,31 @@ def deny(networks: Iterable[str]) -> Policy:
     Raises:
         ValueError: one of them is no network.
     """
-    known = _networks(networks)
-
-    def rule(request: Request) -> Request:
-        if _is_in(request, known):
-            raise Refused("this client's address is on the server's list of denied ones")
-        return request
-
-    return rule
+    return _ByNetwork(_parsed(networks), allowed=False)
 
 
 _Network = IPv4Network | IPv6Network
 _ZONE = re.compile("%.*")
 
 
-def _networks(texts: Iterable[str]) -> list[_Network]:
-    return [ip_network(text, strict=False) for text in texts]
+@dataclass(frozen=True, slots=True)
+class _ByNetwork:
+    """A rule as a value, and no closure: it must be able to travel to another process."""
+
+    networks: tuple[_Network, ...]
+    allowed: bool
+
+    def __call__(self, request: Request) -> Request:
+        address = ip_address(_ZONE.sub("", request.peer[0]))
+        if any(address in network for network in self.networks) is not self.allowed:
+            which = (
+                "not on the server's list of allowed"
+                if self.allowed
+                else "on the server's list of denied"
+            )
+            raise Refused(f"this client's address is {which} ones")
+        return request
 
 
-def _is_in(request: Request, networks: Iterable[_Network]) -> bool:
-    address = ip_address(_ZONE.sub("", request.peer[0]))
-    return any(address in network for network in networks)
+def _parsed(networks: Iterable[str]) -> tuple[_Network, ...]:
+    return tuple(ip_network(text, strict=False) for text in networks)
