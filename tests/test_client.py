@@ -745,6 +745,20 @@ def test_an_answer_from_another_address_is_not_the_server_s(door: Door, calls: C
     assert into == b"true"
 
 
+def test_a_stranger_that_is_gone_again_does_not_end_the_transfer(door: Door, calls: Calls) -> None:
+    into = bytearray()
+    future = calls.start(calls.client(door).get, "file", into)
+    peer = door.asked_by()
+    with WirePeer(door.tid, host="127.0.0.2") as stranger:
+        stranger.send(Data(1, b"forged"))
+    # The answer to that finds nobody, and the network says so.
+    assert not eventually(future.done, 0.2)
+    peer.send(Data(1, b"true"))
+    assert peer.receive() == Ack(1)
+    result(future)
+    assert into == b"true"
+
+
 def test_a_timeout_tells_of_answers_from_elsewhere(door: Door, calls: Calls) -> None:
     patience = Patience(initial=8.0, total=0.4)
     future = calls.start(calls.client(door, patience=patience).get, "file", bytearray())

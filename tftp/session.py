@@ -319,9 +319,10 @@ class Session:
 
     def _network_failed(self, error: OSError) -> None:
         """Once the peer has been heard from it is a loss, and the timer's affair; before that a
-        client's user wants to know that the address is wrong.
+        client's user wants to know that the address is wrong. After words with a stranger it may
+        be that one who is gone.
         """
-        if self._pinned and error.errno in _LOSSES:
+        if (self._pinned or self.strangers) and error.errno in _LOSSES:
             return
         unreachable = Unreachable(error.strerror or str(error))
         unreachable.__cause__ = error
