@@ -313,6 +313,7 @@ class Session:
                 return None
             octets, size, sender = received
             if sender == self.peer or self._is_peer(sender):
+                self._pinned = True
                 return octets, size
             self._turn_away(octets, sender)
         return None
@@ -335,7 +336,6 @@ class Session:
         if sender[0] != self.peer[0]:
             return False
         self.peer = sender
-        self._pinned = True
         return True
 
     def _turn_away(self, octets: memoryview, sender: Address) -> None:
