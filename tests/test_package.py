@@ -35,16 +35,18 @@ def test_the_standard_library_is_enough_to_import_it() -> None:
     assert roots - set(sys.stdlib_module_names) <= {"tftp", "__main__"}
 
 
-def test_importing_it_imports_no_command_no_monitor_and_starts_nothing() -> None:
+def test_a_client_costs_no_import_of_a_server_a_command_or_a_monitor() -> None:
     done = run(
         "import threading, tftp\n"
         "assert threading.active_count() == 1\n"
+        "assert 'tftp.client' not in sys.modules\n"
+        "tftp.Client\n"
         "print(*(name for name in sys.modules if name.startswith('tftp.')))"
     )
     assert (done.returncode, done.stderr) == (0, "")
     folders = {name.split(".")[1] for name in done.stdout.split()}
     assert "client" in folders
-    assert not folders & {"cli", "monitor", "__main__"}
+    assert not folders & {"server", "cli", "monitor", "__main__"}
 
 
 def test_it_works_with_the_standard_library_alone() -> None:
@@ -86,6 +88,16 @@ def test_every_method_of_a_public_class_says_what_it_is_for(name: str) -> None:
     for attribute, member in vars(thing).items() if isinstance(thing, type) else ():
         if not attribute.startswith("_") and inspect.isfunction(member):
             assert inspect.getdoc(member), f"{name}.{attribute}"
+
+
+def test_all_names_are_listed_before_they_are_used() -> None:
+    done = run("import tftp; print(*dir(tftp))")
+    assert set(tftp.__all__) <= set(done.stdout.split())
+
+
+def test_a_name_that_it_does_not_have_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Sever'"):
+        _ = tftp.Sever
 
 
 def test_nothing_else_is_public() -> None:

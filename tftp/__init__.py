@@ -15,22 +15,26 @@ events to watch (`tftp.events`), files that live elsewhere (`tftp.storage`), rul
 (`tftp.server.policy`), URLs (`tftp.url`).
 """
 
-from tftp.client import Client, get, put
-from tftp.errors import (
-    Aborted,
-    ErrorCode,
-    PeerError,
-    ProtocolError,
-    Refused,
-    TFTPError,
-    TransferTimeout,
-    Unreachable,
-)
-from tftp.events import Outcome, Request, TransferEnded
-from tftp.options import Limits, Terms
-from tftp.server import Server, ServerConfig, ThreadEngine
-from tftp.storage import Directory, Memory
-from tftp.timers import Patience
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from tftp.client import Client, get, put
+    from tftp.errors import (
+        Aborted,
+        ErrorCode,
+        PeerError,
+        ProtocolError,
+        Refused,
+        TFTPError,
+        TransferTimeout,
+        Unreachable,
+    )
+    from tftp.events import Outcome, Request, TransferEnded
+    from tftp.options import Limits, Terms
+    from tftp.server import Server, ServerConfig, ThreadEngine
+    from tftp.storage import Directory, Memory
+    from tftp.timers import Patience
 
 __all__ = [
     "Aborted",
@@ -58,3 +62,37 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# A name's module is imported when the name is first used: who fetches a file at a shell prompt
+# should not wait for a server to be loaded.
+_HOMES = {
+    "tftp.client": ("Client", "get", "put"),
+    "tftp.errors": (
+        "Aborted",
+        "ErrorCode",
+        "PeerError",
+        "ProtocolError",
+        "Refused",
+        "TFTPError",
+        "TransferTimeout",
+        "Unreachable",
+    ),
+    "tftp.events": ("Outcome", "Request", "TransferEnded"),
+    "tftp.options": ("Limits", "Terms"),
+    "tftp.server": ("Server", "ServerConfig", "ThreadEngine"),
+    "tftp.storage": ("Directory", "Memory"),
+    "tftp.timers": ("Patience",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            value: object = getattr(importlib.import_module(home), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'tftp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

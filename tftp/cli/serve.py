@@ -5,6 +5,7 @@ and how, is decided below it; what is said about it stands in `journal` and `ban
 """
 
 import json
+import os
 import re
 import socket
 import sys
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,18 +23,22 @@ from tftp.cli.display import count, write_line
 from tftp.cli.failures import explain_root, explain_start
 from tftp.cli.interruption import SignalPipe
 from tftp.cli.journal import Journal, as_text, is_failure, is_result
-from tftp.events import Event, as_json, format_address, printable
+from tftp.events import Event, Observer, as_json, format_address, printable
 from tftp.options import MAX_BLKSIZE, MAX_WINDOWSIZE, MIN_BLKSIZE, Limits
 from tftp.server import Server, ServerConfig
 from tftp.server.policy import Policy, allow, backslashes, deny, strip_junk
 from tftp.storage import Directory
 from tftp.url import DEFAULT_PORT
 
+if TYPE_CHECKING:
+    from tftp.server.supervisor import Supervisor
+
 __all__ = ["command"]
 
 _OPTIONS = ("blksize", "blksize2", "windowsize", "timeout", "utimeout", "tsize", "rollover")
 _MAX_PORT = 65535
 _SIZE = re.compile(r"(\d{1,19})([KMG]?)", re.IGNORECASE)
+_MAX_WORKERS = 256
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _RANGE = re.compile(r"(\d{1,5}):(\d{1,5})")
 # The time in front of a line: a person at a terminal knows what day it is, a log file does not.
@@ -70,6 +75,14 @@ def _port_range(text: str) -> tuple[int, int]:
     raise ValueError(f"{text!r} is no range of ports: write LOW:HIGH, as in 50000:50099")
 
 
+def _workers(text: str) -> int:
+    if text == "auto":
+        return os.cpu_count() or 1
+    if text.isdecimal() and 1 <= int(text) <= _MAX_WORKERS:
+        return int(text)
+    raise ValueError(f"{text!r} is no number of workers: write 1 to {_MAX_WORKERS}, or auto")
+
+
 def _network(text: str) -> str:
     try:
         return str(ip_network(text, strict=False))
@@ -86,6 +99,9 @@ class ServeOptions:
     port: int
     family: int
     engine: str
+    children: int
+    recycle: int
+    workers: int | None
     allow_write: bool
     overwrite: bool
     max_size: int | None
@@ -184,10 +200,32 @@ Examples:
 @click.option("-6", "family", flag_value=int(socket.AF_INET6), type=int, help="IPv6 only.")
 @click.option(
     "--engine",
-    type=click.Choice(["threads"]),
+    type=click.Choice(["threads", "processes"]),
     default="threads",
     show_default=True,
-    help="How transfers run side by side.",
+    help="How transfers run side by side: many in one process, or each in its own.",
+)
+@click.option(
+    "--children",
+    type=click.IntRange(1),
+    metavar="N",
+    default=256,
+    show_default=True,
+    help="With processes: at most so many at once; further clients wait.",
+)
+@click.option(
+    "--recycle",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1000,
+    show_default=True,
+    help="With processes: replace one after N transfers; 1 is a fresh one for each.",
+)
+@click.option(
+    "--workers",
+    type=_Parsed("workers", _workers),
+    metavar="N|auto",
+    help="Run N servers on the one port, to use all cores; auto is one for each core.",
 )
 @click.option("--allow-write", is_flag=True, help="Take uploads of new files.")
 @click.option("--overwrite", is_flag=True, help="Let uploads replace files, with --allow-write.")
@@ -278,7 +316,7 @@ def command(**given: Any) -> int:
         return 1
     journal = _journal(options)
     config = options.config()
-    server = Server(storage, config=config, policy=options.policy(), observers=[journal])
+    server = _arrange(options, storage, config, [journal])
     # Signals first: whoever sees the server listen may stop it.
     with SignalPipe() as signals:
         try:
@@ -294,7 +332,30 @@ def command(**given: Any) -> int:
             journal.close()
 
 
+def _arrange(
+    options: ServeOptions, storage: Directory, config: ServerConfig, observers: list[Observer]
+) -> "Server | Supervisor":
+    """The server that was asked for; what it needs is imported only then."""
+    policy = options.policy()
+    if options.workers is not None:
+        from tftp.server.supervisor import Supervisor
+
+        return Supervisor(
+            storage, config=config, workers=options.workers, policy=policy, observers=observers
+        )
+    engine = None
+    if options.engine == "processes":
+        from tftp.server.processes import ProcessEngine
+
+        engine = ProcessEngine(children=options.children, recycle=options.recycle)
+    return Server(storage, config=config, engine=engine, policy=policy, observers=observers)
+
+
 def _refuse_contradictions(options: ServeOptions) -> None:
+    if options.workers is not None and options.engine == "processes":
+        raise click.UsageError("--workers runs servers with threads: leave out --engine processes")
+    if options.workers is not None and options.single_port:
+        raise click.UsageError("--single-port and --workers exclude each other: choose one")
     if options.overwrite and not options.allow_write:
         raise click.UsageError("--overwrite says how to take uploads: it needs --allow-write")
     if options.single_port and options.port_range:
@@ -324,7 +385,7 @@ def _journal(options: ServeOptions) -> Journal:
     )
 
 
-def _tell_start(server: Server, options: ServeOptions, journal: Journal) -> None:
+def _tell_start(server: "Server | Supervisor", options: ServeOptions, journal: Journal) -> None:
     addresses = server.addresses
     root = options.root.absolute()
     listening = [format_address(address) for address in addresses]
@@ -348,7 +409,9 @@ def _tell_start(server: Server, options: ServeOptions, journal: Journal) -> None
         write_line(CONTAINER_ADVICE)
 
 
-def _serve(server: Server, options: ServeOptions, journal: Journal, signals: SignalPipe) -> int:
+def _serve(
+    server: "Server | Supervisor", options: ServeOptions, journal: Journal, signals: SignalPipe
+) -> int:
     """Wait for a signal and let the server drain; at a second one, stop it at once."""
 
     def drain() -> None:

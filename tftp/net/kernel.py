@@ -12,7 +12,6 @@ import socket
 import struct
 import sys
 from functools import cache
-from ipaddress import ip_address
 
 from tftp.events import Address
 
@@ -60,6 +59,7 @@ _ERROR_ROOM = 512
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
 
+_UNSPECIFIED = frozenset({"", "0.0.0.0", "::"})  # noqa: S104
 _IN_PKTINFO = struct.Struct("=I4s4s")  # interface, local address, address in the IP header
 _IN6_PKTINFO = struct.Struct("=16sI")  # address, interface
 _SEGMENT_SIZE = struct.Struct("=H")
@@ -181,7 +181,7 @@ def destination(controls: list[Control]) -> tuple[str, int, bool] | None:
 def sent_from(local: Address) -> list[Control]:
     """The control message that makes a datagram leave from `local`, where the kernel has one."""
     host = local[0].partition("%")[0]
-    if not _LINUX or not host or ip_address(host).is_unspecified:
+    if not _LINUX or host in _UNSPECIFIED:
         return []
     if ":" in host:
         scope = local[3] if len(local) > 3 else 0

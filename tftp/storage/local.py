@@ -12,7 +12,6 @@ a POSIX system.
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -534,7 +533,7 @@ def _new_file(directory: int) -> tuple[int, bytes | None]:
 
 
 def _temporary_name() -> bytes:
-    return _TEMPORARY + secrets.token_hex(16).encode()
+    return _TEMPORARY + os.urandom(16).hex().encode()
 
 
 def _path_of(descriptor: int) -> bytes:
