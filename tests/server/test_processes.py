@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from tftp.packets import Ack, Data, Error, OptionAck
 from tftp.server import Server
 from tftp.server.processes import ProcessEngine
 from tftp.storage import Directory
-from tftp.storage.base import Source
+from tftp.storage.base import Sink, Source
 
 CONTENT = bytes(range(256)) * 1200
 
@@ -63,7 +64,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def serve_processes(
-    serve: Serve, root: Path, *, engine: ProcessEngine | None = None, **config: object
+    serve: Serve, root: Path, *, engine: ProcessEngine | None = None, **config: Any
 ) -> Server:
     storage = Directory(root, writable=True, overwrite=True)
     return serve(storage, engine=engine or ProcessEngine(warm=2), **config)
@@ -233,7 +234,7 @@ class Treacherous:
             signal.pause()
         return self._directory.open_read(request)
 
-    def open_write(self, request: Request) -> object:
+    def open_write(self, request: Request) -> Sink:
         return self._directory.open_write(request)
 
 
@@ -376,4 +377,4 @@ def test_what_can_not_go_to_another_process_says_so_at_the_start(root: Path) -> 
 @pytest.mark.parametrize("numbers", [{"children": 0}, {"warm": 0}, {"recycle": 0}])
 def test_numbers_below_one_are_refused(numbers: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        ProcessEngine(**numbers)  # type: ignore[arg-type]
+        ProcessEngine(**numbers)

@@ -1,5 +1,7 @@
 """Requests and events across a process border: what goes in comes out."""
 
+from typing import Any
+
 import pytest
 
 from tests.watching import Witness
@@ -29,7 +31,7 @@ REQUEST = Request(
     local=("::1", 69, 0, 0),
 )
 TERMS = Terms(blksize=1428, windowsize=16, timeout=0.25, tsize=5 << 30, rollover=1)
-COMMON = {"time": 1.5, "transfer": 7, "request": REQUEST}
+COMMON: dict[str, Any] = {"time": 1.5, "transfer": 7, "request": REQUEST}
 COUNTERS = Counters(*range(10))
 
 EVENTS: list[Event] = [
