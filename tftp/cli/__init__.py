@@ -14,7 +14,7 @@ import click
 
 __all__ = ["main"]
 
-_VERBS = ("get", "put", "serve")
+_VERBS = ("get", "put", "serve", "top")
 
 
 class _LazyGroup(click.Group):
