@@ -28,6 +28,10 @@ _FAILURES_SHARE = 1 / 3
 _SERVERS_SHARE = 1 / 3
 # What the bars get of the room that they share with the names of the files.
 _BAR_SHARE = 0.4
+# Cells that names and bars have at the least; other columns go before they get less.
+_LEAST_SERVER, _LEAST_FILE, _LEAST_BAR = 18, 16, 8
+# From so many cells on, clients are shown with their ports.
+_WIDE = 100
 # Seconds after which a transfer of which nothing is heard is said to stand still.
 _STALLED = 2.0
 
@@ -175,6 +179,8 @@ class _Column:
         right: its text stands on the right.
         tail: where it is too long, its end is what matters.
         sort: the key that sorts by it, if there is one.
+        spare: where there is no room for all columns, the one with the highest number goes first;
+            0 stays.
     """
 
     title: str
@@ -183,6 +189,17 @@ class _Column:
     right: bool = False
     tail: bool = False
     sort: str = ""
+    spare: int = 0
+
+
+def _chosen(columns: list[_Column], width: int, least: int) -> list[_Column]:
+    """The columns that there is room for, beside one of `least` cells."""
+    chosen = list(columns)
+    for column in sorted(columns, key=lambda column: -column.spare):
+        if not column.spare or sum(one.width + 1 for one in chosen) + least <= width:
+            break
+        chosen.remove(column)
+    return chosen
 
 
 def _widths(columns: Sequence[_Column], width: int) -> list[int]:
@@ -276,8 +293,9 @@ def _title(top: Top, look: Look) -> Text:
     clock = time.strftime("%H:%M:%S", time.localtime(look.clock))
     line = Text().append("tftp top", "bold").append("  ").append(f" {dot} ".join(parts))
     room = look.width - line.cell_len - len(clock) - 4
-    line.append("  ").append(_fit(_sparkline(shown, room, look), max(0, room), look), "cyan")
-    line.append("  ").append(clock, _DIM)
+    if room >= 0:
+        line.append("  ").append(_fit(_sparkline(shown, room, look), room, look), "cyan")
+        line.append("  ").append(clock, _DIM)
     return _cut(line, look)
 
 
@@ -299,9 +317,8 @@ def _sparkline(servers: Sequence[Watched], width: int, look: Look) -> str:
     if most <= 0:
         return ""
     highest = len(_SPARKS) - 1
-    # What is there at all is seen.
-    levels = [-(-sample * highest // most) if sample else -1 for sample in samples]
-    return "".join(" " if level < 0 else _SPARKS[int(level)] for level in levels)
+    # What is there at all is seen: only nothing is blank.
+    return "".join(_SPARKS[round(sample / most * highest)] if sample else " " for sample in samples)
 
 
 def _servers(top: Top, look: Look, most: int) -> list[Text]:
@@ -319,30 +336,28 @@ def _servers(top: Top, look: Look, most: int) -> list[Text]:
 
 
 def _server_columns(look: Look) -> list[_Column]:
-    def side(part: str) -> Callable[[Watched], str]:
+    """What is told of a server."""
+
+    def both(part: str) -> Callable[[Watched], str]:
         return lambda one: short(_both(one, part))
 
     columns = [
         _Column("  SERVER", 0, lambda one: one.server),
         _Column("STATE", 8, lambda one: one.mirror.state),
+        _Column("ENGINE", 9, lambda one: str(one.mirror.greeting.get("engine")), spare=6),
         _Column("RUN", 5, lambda one: short(len(one.mirror.transfers)), right=True),
-        _Column("DONE", 6, lambda one: short(_succeeded(one)), right=True),
-        _Column("FAILED", 6, lambda one: short(_failed(one)), right=True),
-        _Column("REFUSED", 7, side("refused"), right=True),
+        _Column("REQUESTS", 8, both("requests"), right=True, spare=7),
+        _Column("DONE", 6, lambda one: short(_succeeded(one)), right=True, spare=4),
+        _Column("FAILED", 6, lambda one: short(_failed(one)), right=True, spare=1),
+        _Column("REFUSED", 7, both("refused"), right=True, spare=2),
         _Column("OUT", 9, lambda one: _speed(one.out), right=True),
-        _Column("IN", 9, lambda one: _speed(one.into), right=True),
+        _Column("IN", 9, lambda one: _speed(one.into), right=True, spare=3),
+        _Column("SENT", 8, lambda one: amount(_payload(one, "read")), right=True, spare=8),
+        _Column("TAKEN", 8, lambda one: amount(_payload(one, "write")), right=True, spare=9),
+        _Column("REPEATS", 8, lambda one: short(_repeated(one)), right=True, spare=10),
+        _Column("UP", 7, _up, right=True, spare=5),
     ]
-    if look.width >= 110:
-        columns[2:2] = [_Column("ENGINE", 9, lambda one: str(one.mirror.greeting.get("engine")))]
-        columns[4:4] = [_Column("REQUESTS", 8, side("requests"), right=True)]
-        columns += [_Column("UP", 7, _up, right=True)]
-    if look.width >= 150:
-        columns[-1:-1] = [
-            _Column("SENT", 8, lambda one: amount(_payload(one, "read")), right=True),
-            _Column("TAKEN", 8, lambda one: amount(_payload(one, "write")), right=True),
-            _Column("REPEATED", 8, lambda one: short(_counter(one, "retransmissions")), right=True),
-        ]
-    return columns
+    return _chosen(columns, look.width, _LEAST_SERVER)
 
 
 def _server_line(watched: Watched, columns: Sequence[_Column], top: Top, look: Look) -> Text:
@@ -388,8 +403,9 @@ def _payload(watched: Watched, side: str) -> int:
     return int(watched.mirror.totals[side]["counters"]["payload"])
 
 
-def _counter(watched: Watched, name: str) -> int:
-    return sum(int(side["counters"][name]) for side in watched.mirror.totals.values())
+def _repeated(watched: Watched) -> int:
+    sides = watched.mirror.totals.values()
+    return sum(int(side["counters"]["retransmissions"]) for side in sides)
 
 
 def _up(watched: Watched) -> str:
@@ -406,7 +422,9 @@ def _transfers(top: Top, rows: Sequence[tuple[Watched, Row]], look: Look, room: 
     if room < 3:
         return [_section(title, look, order)][:room]
     if not rows:
-        return [_section(title, look), _plain("  no transfer is running", look, _DIM)]
+        known = any(watched.mirror.connected for watched in top.shown())
+        words = "no transfer is running" if known else "nobody knows: there is no connection"
+        return [_section(title if known else "running", look), _plain(f"  {words}", look, _DIM)]
     columns = _transfer_columns(top, look)
     arrow = "*" if look.ascii_only else ("▲" if top.reverse else "▼")
     titles = [
@@ -435,31 +453,27 @@ _Pair = tuple[Watched, Row]
 
 
 def _transfer_columns(top: Top, look: Look) -> list[_Column]:
-    """What is told of a transfer: the more, the wider the screen is."""
-    wide, wider = look.width >= 100, look.width >= 150
-    with_server = wide and len(top.servers) > 1 and top.focus is None
+    """What is told of a transfer."""
+    wide = look.width >= _WIDE
+    several = len(top.servers) > 1 and top.focus is None
     columns = [
         _Column("", 1, lambda pair: ""),
+        *([_Column("SERVER", 22, lambda pair: pair[0].server, spare=6)] if several else ()),
+        _Column("NUMBER", 7, lambda pair: str(pair[1]["transfer"]), right=True, spare=4),
         _Column("CLIENT", 21 if wide else 15, lambda pair: _client(pair[1], wide), sort="client"),
         _Column("", 3, lambda pair: "get" if pair[1]["operation"] == "read" else "put"),
         _Column("DONE", 6, lambda pair: _done(pair[1]), right=True, sort="done"),
-        _Column("RATE", 9, _pace, right=True, sort="rate"),
-        _Column("TRIP", 7, lambda pair: _trip(pair[1]), right=True, sort="round trip"),
-        _Column("LEFT", 6, _left, right=True, sort="left"),
+        _Column("RATE", 9, _pace, right=True, sort="rate", spare=1),
+        _Column("TRIP", 7, lambda pair: _trip(pair[1]), right=True, sort="round trip", spare=2),
+        _Column("LEFT", 6, _left, right=True, sort="left", spare=3),
+        _Column("REPEATS", 8, _repeats, right=True, sort="repeats", spare=5),
+        _Column("SIZE", 8, lambda pair: _size(pair[1]), right=True, spare=7),
+        _Column("BLOCKS", 9, lambda pair: _blocks(pair[1]), right=True, spare=8),
+        _Column("AGE", 6, _age, right=True, sort="age", spare=9),
     ]
-    if wide:
-        columns[1:1] = [_Column("NUMBER", 7, lambda pair: str(pair[1]["transfer"]), right=True)]
-        columns += [_Column("REPEATS", 8, _repeats, right=True, sort="repeats")]
-    if with_server:
-        columns[1:1] = [_Column("SERVER", 22, lambda pair: pair[0].server)]
-    if wider:
-        columns += [
-            _Column("SIZE", 8, lambda pair: _size(pair[1]), right=True),
-            _Column("BLOCKS", 9, lambda pair: _blocks(pair[1]), right=True),
-            _Column("AGE", 6, _age, right=True, sort="age"),
-        ]
+    columns = _chosen(columns, look.width, _LEAST_FILE + _LEAST_BAR + 1)
     rest = look.width - sum(column.width + 1 for column in columns)
-    bar = min(40, max(8, int(rest * _BAR_SHARE)))
+    bar = min(40, max(_LEAST_BAR, int(rest * _BAR_SHARE)))
     place = [column.title for column in columns].index("DONE")
     columns[place:place] = [
         _Column("FILE", 0, lambda pair: str(pair[1]["file"]), tail=True, sort="file"),
@@ -493,7 +507,7 @@ def _pace(pair: _Pair) -> str:
     watched, row = pair
     still = idle(row, watched.mirror.time)
     if still > _STALLED:
-        return f"still {duration(still)}" if still < 100 else "still"
+        return f"still {duration(still)}" if still < 10 else f"still {int(still)}"
     return _speed(rate(row, watched.mirror.time))
 
 
@@ -533,11 +547,13 @@ def _failures(
     head = _section("failures", look, "latest first" if failures else "")
     if not failures:
         return [head, _plain("  none", look, _DIM)][:room]
-    with_server = len(top.servers) > 1 and top.focus is None and look.width >= 100
+    with_server = len(top.servers) > 1 and top.focus is None and look.width >= _WIDE
     columns = [
         _Column("", 8, _when),
         _Column(
-            "", 21 if look.width >= 100 else 15, lambda pair: _client(pair[1], look.width >= 100)
+            "",
+            21 if look.width >= _WIDE else 15,
+            lambda pair: _client(pair[1], look.width >= _WIDE),
         ),
         _Column("", 3, lambda pair: "get" if pair[1]["operation"] == "read" else "put"),
         _Column("", max(16, look.width // 4), lambda pair: str(pair[1]["file"]), tail=True),
@@ -579,9 +595,10 @@ def _help(look: Look) -> list[Text]:
         found.append(_cut(line, look))
     found += _blank(1, look)
     words = (
-        "DONE, FAILED and REFUSED count requests since the server began. OUT and IN are octets",
-        'of files per second. TRIP is the round trip. A transfer that is "still" sends nothing.',
-        "Cancel, drain and resume act on the servers that are shown, and ask first.",
+        "DONE, FAILED and REFUSED count requests since the server began.",
+        "OUT and IN are octets of files in a second, TRIP is the round trip.",
+        'A transfer that is "still" has sent nothing for so long.',
+        "Cancel and drain ask first. Drain and resume act on the servers that are shown.",
     )
     return [*found, *(_plain(f"  {line}", look, _DIM) for line in words)]
 
@@ -611,7 +628,7 @@ def _footer(top: Top, look: Look) -> Text:
     for key, meaning in _KEYS:
         if key == "tab" and len(top.servers) < 2:
             continue
-        line.append(f" {key} ", "reverse").append(f" {meaning}  ")
+        line.append(key, "reverse").append(f" {meaning}  ")
     return _cut(line, look)
 
 
