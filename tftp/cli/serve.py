@@ -23,7 +23,16 @@ from tftp.cli.display import count, write_line
 from tftp.cli.failures import explain_root, explain_start
 from tftp.cli.interruption import SignalPipe
 from tftp.cli.journal import Journal, as_text, is_failure, is_result
+from tftp.cli.metering import (
+    explain_exposition,
+    exposition_of,
+    metrics_place,
+    url_of,
+    warning_of,
+)
 from tftp.events import Event, Observer, as_json, format_address, printable
+from tftp.monitor.board import Board
+from tftp.monitor.place import Place
 from tftp.options import MAX_BLKSIZE, MAX_WINDOWSIZE, MIN_BLKSIZE, Limits
 from tftp.server import Server, ServerConfig
 from tftp.server.policy import Policy, allow, backslashes, deny, strip_junk
@@ -31,6 +40,7 @@ from tftp.storage import Directory
 from tftp.url import DEFAULT_PORT
 
 if TYPE_CHECKING:
+    from tftp.monitor.metrics import Exposition
     from tftp.server.supervisor import Supervisor
 
 __all__ = ["command"]
@@ -116,6 +126,7 @@ class ServeOptions:
     strip_junk: bool
     allow: tuple[str, ...]
     deny: tuple[str, ...]
+    metrics: Place | None
     json: bool
     verbose: bool
     quiet: bool
@@ -296,6 +307,12 @@ Examples:
     multiple=True,
     help="Refuse this network; may be repeated.",
 )
+@click.option(
+    "--metrics",
+    type=_Parsed("place", metrics_place),
+    metavar="[HOST:]PORT",
+    help="Give metrics to Prometheus over HTTP; a port alone is on 127.0.0.1.",
+)
 @click.option("--json", is_flag=True, help="One JSON object per line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say what is asked, started, under way.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -316,7 +333,12 @@ def command(**given: Any) -> int:
         return 1
     journal = _journal(options)
     config = options.config()
-    server = _arrange(options, storage, config, [journal])
+    board = Board()
+    observers: list[Observer] = [journal] if options.metrics is None else [journal, board]
+    server = _arrange(options, storage, config, observers)
+    metrics = None
+    if options.metrics is not None:
+        metrics = exposition_of(board, server, options.metrics)
     # Signals first: whoever sees the server listen may stop it.
     with SignalPipe() as signals:
         try:
@@ -324,11 +346,20 @@ def command(**given: Any) -> int:
         except OSError as error:
             write_line(str(explain_start(error, config.port)))
             return 1
+        try:
+            if metrics is not None:
+                metrics.start()
+        except OSError as error:
+            server.stop()
+            write_line(explain_exposition(error))
+            return 1
         journal.start()
         try:
-            _tell_start(server, options, journal)
+            _tell_start(server, options, journal, metrics)
             return _serve(server, options, journal, signals)
         finally:
+            if metrics is not None:
+                metrics.stop()
             journal.close()
 
 
@@ -385,8 +416,14 @@ def _journal(options: ServeOptions) -> Journal:
     )
 
 
-def _tell_start(server: "Server | Supervisor", options: ServeOptions, journal: Journal) -> None:
+def _tell_start(
+    server: "Server | Supervisor",
+    options: ServeOptions,
+    journal: Journal,
+    metrics: "Exposition | None",
+) -> None:
     addresses = server.addresses
+    url = None if metrics is None else url_of(metrics.place)
     root = options.root.absolute()
     listening = [format_address(address) for address in addresses]
     if options.json:
@@ -396,7 +433,7 @@ def _tell_start(server: "Server | Supervisor", options: ServeOptions, journal: J
             "root": printable(str(root)),
             "writable": options.allow_write,
         }
-        journal.write(json.dumps(record))
+        journal.write(json.dumps(record if url is None else {**record, "metrics": url}))
     elif options.quiet:
         return
     elif sys.stdout.isatty():
@@ -405,6 +442,10 @@ def _tell_start(server: "Server | Supervisor", options: ServeOptions, journal: J
     else:
         where = ", ".join(listening)
         journal.write(f"listening on {where}, serving {printable(str(root))}, {options.uploads}")
+    if url is not None and not options.json:
+        journal.write(f"metrics at {url}")
+    if options.metrics is not None and (warning := warning_of(options.metrics)):
+        write_line(warning)
     if not (options.single_port or options.port_range) and needs_advice(addresses):
         write_line(CONTAINER_ADVICE)
 
