@@ -62,6 +62,8 @@ _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 _ERROR_OPCODE = Opcode.ERROR.to_bytes(2, "big")
 # How many foreign addresses a session remembers, for its error message.
 _STRANGERS = 4
+# How many datagrams are taken in before the judgement on a new request of the same client.
+_CATCH_UP = 64
 # A transfer of fewer windows is over before looking ahead has paid.
 _LOOK_AHEAD_FROM = 4
 # How many datagrams from others it looks at before the other transfers have their turn.
@@ -117,6 +119,7 @@ class Session:
     """
 
     __slots__ = (
+        "_answered",
         "_began",
         "_endpoint",
         "_next_progress",
@@ -163,7 +166,7 @@ class Session:
         self._workspace = link.workspace
         self._report = report
         self._started = False
-        self._began = now
+        self._began = self._answered = now
         self._next_progress = now + _PROGRESS_EVERY
 
     # -- what a reactor calls ---------------------------------------------------------------------
@@ -223,6 +226,7 @@ class Session:
 
     def start(self, now: float) -> None:
         """Send the first datagram."""
+        self._answered = now
         self._advance(now)
 
     def deliver(self, octets: memoryview, size: int, now: float) -> None:
@@ -235,13 +239,16 @@ class Session:
                 receive(octets[start : start + size], now)
         self._advance(now)
 
-    def joins(self, request: Request, now: float) -> bool:
+    def joins(self, request: Request, now: float, came: float | None = None) -> bool:
         """Whether `request`, from the same client port, is this transfer's own, come again.
 
         If not, the client has started something new, and this transfer is over (boot firmware that
-        uses one port for everything: lpxelinux, SLOF, s390).
+        uses one port for everything: lpxelinux, SLOF, s390). `came` is when the request came in,
+        where it had to wait.
         """
         machine = self.machine
+        if came is None or came > self._answered:
+            self._catch_up(now)
         if machine.outcome is not None or request != self.request:
             return False
         if machine.heard and machine.silence(now) >= _LATE_COPY:
@@ -249,6 +256,14 @@ class Session:
         machine.request_repeated(now)
         self._advance(now)
         return True
+
+    def _catch_up(self, now: float) -> None:
+        """Take in what waits here: the last ACK may have come before a request to another port."""
+        for _ in range(_CATCH_UP):
+            received = None if self.machine.outcome is not None else self._receive()
+            if received is None:
+                return
+            self.deliver(*received, now)
 
     def abort(self, error: TFTPError, *, tell: bool = True) -> None:
         """End the transfer for this reason; `tell` the peer, unless it has moved on."""

@@ -7,6 +7,7 @@ answer a refused client from.
 
 import logging
 import socket
+import time
 from collections.abc import Sequence
 
 from tftp.errors import Aborted
@@ -140,7 +141,7 @@ class Child:
             return
         self._session = session
         self.deadline = now + HEARTBEAT
-        session.start(now)
+        session.start(time.monotonic())
         self._reactor.add(session)
 
     def _leave(self) -> None:

@@ -9,8 +9,9 @@ import contextlib
 import itertools
 import logging
 import socket
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from tftp.errors import DecodeError, ErrorCode, TFTPError
@@ -51,11 +52,13 @@ class Arrival:
         request: what is asked.
         number: of the transfer that it may become.
         socket: what it came by.
+        came: when, on the clock of `time.monotonic`.
     """
 
     request: Request
     number: int
     socket: socket.socket
+    came: float = field(default_factory=time.monotonic, compare=False)
 
     def door(self) -> SharedEndpoint:
         """An endpoint that answers from the address and port that were asked."""

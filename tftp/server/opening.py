@@ -119,7 +119,7 @@ class Opening:
             terms, granted = answer(request.options, self._limits(request), size=size)
             if request.mode == "netascii":
                 source = NetasciiSource(source, keep=terms.windowsize * terms.blksize)
-            machine = Sender.answer(terms, granted, now, self._config.patience)
+            machine = Sender.answer(terms, granted, time.monotonic(), self._config.patience)
             link = Link(self._endpoint(arrival, terms), request.peer, workspace)
         except BaseException:
             source.close()
@@ -147,7 +147,7 @@ class Opening:
                 terms, granted = answer(request.options, limits, size=_announced(request))
             if request.mode == "netascii":
                 sink = NetasciiSink(sink)
-            machine = Receiver.answer(terms, granted, now, self._config.patience)
+            machine = Receiver.answer(terms, granted, time.monotonic(), self._config.patience)
             link = Link(self._endpoint(arrival, terms), request.peer, workspace)
         except BaseException:
             sink.discard()

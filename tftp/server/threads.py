@@ -190,7 +190,7 @@ class _Worker:
         peer = client_key(arrival.request.peer)
         known = self._sessions.get(peer)
         if known is not None:
-            if self._reactor.drive(known, known.joins, arrival.request, now):
+            if self._reactor.drive(known, known.joins, arrival.request, now, arrival.came):
                 return
             # The client has moved on; an ERROR would hit what it does now.
             self._abort_one(known, "replaced by a new request of the same client", tell=False)
@@ -208,7 +208,7 @@ class _Worker:
             return
         self._reactor.add(session)
         self._sessions[peer] = session
-        self._reactor.drive(session, session.start, now)
+        self._reactor.drive(session, session.start, time.monotonic())
 
     def _make_room(self) -> bool:
         """Give up the oldest session that only stays to repeat its last ACK; False if all run."""
