@@ -329,7 +329,7 @@ def test_nothing_is_asked_again_once_data_was_sent(door: Door, calls: Calls) -> 
 
 def test_silence_to_options_is_answered_by_asking_without(door: Door, calls: Calls) -> None:
     into = bytearray()
-    patience = Patience(initial=8.0, total=SHORT)
+    patience = Patience(initial=8.0, total=2.0)
     future = calls.start(calls.client(door, patience=patience).get, "file", into)
     first, second = door.asked(), door.asked()
     assert first.options
@@ -342,12 +342,12 @@ def test_silence_to_options_is_answered_by_asking_without(door: Door, calls: Cal
 def test_a_server_that_is_heard_gets_all_of_the_patience(door: Door, calls: Calls) -> None:
     # The share of the first answer is over while the transfer waits for block 2.
     into = bytearray()
-    patience = Patience(initial=8.0, floor=8.0, ceiling=8.0, total=SHORT)
+    patience = Patience(initial=8.0, floor=8.0, ceiling=8.0, total=2.4)
     future = calls.start(calls.client(door, patience=patience).get, "file", into)
     peer = door.asked_by()
     peer.send(Data(1, bytes(512)))
     assert peer.receive() == Ack(1)
-    assert peer.silent(SHORT / 2 + 0.1)
+    assert peer.silent(1.3)
     peer.send(Data(2, b""))
     assert result(future).counters.payload == 512
     assert door.unheard() == []
@@ -359,7 +359,7 @@ def test_both_attempts_together_take_no_longer_than_the_patience(door: Door, cal
     future = calls.start(calls.client(door, patience=patience).get, "file", bytearray())
     with pytest.raises(TransferTimeout, match=r"for 0\.6"):
         result(future)
-    assert SHORT <= time.monotonic() - start < SHORT + 1.0
+    assert SHORT <= time.monotonic() - start < SHORT + 4.0
     assert [bool(one.options) for one in door.unheard()] == [True, False]
 
 
@@ -370,13 +370,12 @@ def test_both_attempts_together_take_no_longer_than_the_patience(door: Door, cal
         (1, [True, False]),
         (2, [True, True, False]),
         (3, [True, True, False, False]),
-        (4, [True, True, True, False, False]),
     ],
 )
 def test_the_repeats_are_shared_between_both_attempts(
     door: Door, calls: Calls, retries: int, asked: list[bool]
 ) -> None:
-    patience = Patience(initial=0.05, ceiling=0.05, floor=0.02, retries=retries)
+    patience = Patience(initial=0.4, ceiling=0.4, retries=retries)
     future = calls.start(calls.client(door, patience=patience).get, "file", bytearray())
     with pytest.raises(TransferTimeout):
         result(future)
