@@ -444,7 +444,7 @@ def _tell_start(
         journal.write(f"listening on {where}, serving {printable(str(root))}, {options.uploads}")
     if url is not None and not options.json:
         journal.write(f"metrics at {url}")
-    if options.metrics is not None and (warning := warning_of(options.metrics)):
+    if metrics is not None and (warning := warning_of(metrics.place)):
         write_line(warning)
     if not (options.single_port or options.port_range) and needs_advice(addresses):
         write_line(CONTAINER_ADVICE)
