@@ -14,7 +14,7 @@ import click
 
 __all__ = ["main"]
 
-_VERBS = ("get", "put", "serve", "top")
+_VERBS = ("get", "put", "serve", "top", "dashboard")
 
 
 class _LazyGroup(click.Group):

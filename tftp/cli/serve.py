@@ -30,6 +30,7 @@ from tftp.cli.metering import (
     url_of,
     warning_of,
 )
+from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import Event, Observer, as_json, format_address, printable
 from tftp.monitor.board import Board
 from tftp.monitor.place import Place
@@ -40,6 +41,7 @@ from tftp.storage import Directory
 from tftp.url import DEFAULT_PORT
 
 if TYPE_CHECKING:
+    from tftp.cli.dashboard import PageBeside
     from tftp.monitor.metrics import Exposition
     from tftp.server.supervisor import Supervisor
 
@@ -127,6 +129,8 @@ class ServeOptions:
     allow: tuple[str, ...]
     deny: tuple[str, ...]
     metrics: Place | None
+    dashboard: str | None
+    monitor_token_file: Path | None
     json: bool
     verbose: bool
     quiet: bool
@@ -313,6 +317,17 @@ Examples:
     metavar="[HOST:]PORT",
     help="Give metrics to Prometheus over HTTP; a port alone is on 127.0.0.1.",
 )
+@click.option(
+    "--dashboard",
+    metavar="[HOST:]PORT",
+    help="Show in browsers what goes on; a port alone is on 127.0.0.1.",
+)
+@click.option(
+    "--monitor-token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Let only who knows the token in this file cancel and drain, and look from elsewhere. "
+    f"Or put it into {VARIABLE}.",
+)
 @click.option("--json", is_flag=True, help="One JSON object per line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say what is asked, started, under way.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -334,7 +349,9 @@ def command(**given: Any) -> int:
     journal = _journal(options)
     config = options.config()
     board = Board()
-    observers: list[Observer] = [journal] if options.metrics is None else [journal, board]
+    page = _page(options)
+    watched = options.metrics is not None or page is not None
+    observers: list[Observer] = [journal, board] if watched else [journal]
     server = _arrange(options, storage, config, observers)
     metrics = None
     if options.metrics is not None:
@@ -355,9 +372,15 @@ def command(**given: Any) -> int:
             return 1
         journal.start()
         try:
-            _tell_start(server, options, journal, metrics)
+            if page is not None and (problem := page.start(board, server)):
+                server.stop()
+                write_line(problem)
+                return 1
+            _tell_start(server, options, journal, metrics, page)
             return _serve(server, options, journal, signals)
         finally:
+            if page is not None:
+                page.stop()
             if metrics is not None:
                 metrics.stop()
             journal.close()
@@ -380,6 +403,15 @@ def _arrange(
 
         engine = ProcessEngine(children=options.children, recycle=options.recycle)
     return Server(storage, config=config, engine=engine, policy=policy, observers=observers)
+
+
+def _page(options: ServeOptions) -> "PageBeside | None":
+    """The page that was asked for."""
+    if options.dashboard is None:
+        return None
+    from tftp.cli.dashboard import PageBeside
+
+    return PageBeside(options.dashboard, read_token(options.monitor_token_file))
 
 
 def _refuse_contradictions(options: ServeOptions) -> None:
@@ -421,6 +453,7 @@ def _tell_start(
     options: ServeOptions,
     journal: Journal,
     metrics: "Exposition | None",
+    page: "PageBeside | None",
 ) -> None:
     addresses = server.addresses
     url = None if metrics is None else url_of(metrics.place)
@@ -433,6 +466,8 @@ def _tell_start(
             "root": printable(str(root)),
             "writable": options.allow_write,
         }
+        if page is not None:
+            record["dashboard"] = page.url
         journal.write(json.dumps(record if url is None else {**record, "metrics": url}))
     elif options.quiet:
         return
@@ -444,8 +479,12 @@ def _tell_start(
         journal.write(f"listening on {where}, serving {printable(str(root))}, {options.uploads}")
     if url is not None and not options.json:
         journal.write(f"metrics at {url}")
+    if page is not None and not options.json:
+        journal.write(f"the page is at {page.url}")
     if metrics is not None and (warning := warning_of(metrics.place)):
         write_line(warning)
+    if page is not None and page.warning:
+        write_line(page.warning)
     if not (options.single_port or options.port_range) and needs_advice(addresses):
         write_line(CONTAINER_ADVICE)
 

@@ -2,9 +2,9 @@
 
 `GET /events` is a stream of server-sent events: `hello`, then `step` after `step` (see `view`), at
 most two in a second. `POST /orders` takes `{"server": ..., "command": "cancel", "transfer": 7}`,
-or "drain" or "resume"; `POST /token` only says whether the token is right. It comes in a header, `Authorization: Bearer TOKEN`
-(percent-encoded), which no other site can have a browser send: there is no cookie, so there is
-nothing to forge a request with.
+or "drain" or "resume"; `POST /token` only says whether the token is right. The token comes in a
+header, `Authorization: Bearer TOKEN` (percent-encoded), which no other site can have a browser
+send: there is no cookie, so there is nothing to forge a request with.
 
 It knows nothing of sockets; what it serves comes from a `Watch`.
 """

@@ -31,6 +31,12 @@ function seconds(time) {
   return `${Math.floor(time / 3600)} h ${Math.floor((time % 3600) / 60)} min`;
 }
 
+// The same for narrow columns, where nobody needs the smaller unit.
+function about(time) {
+  if (time < 60) return `${Math.max(0, Math.round(time))} s`;
+  return time < 3600 ? `${Math.floor(time / 60)} min` : `${Math.floor(time / 3600)} h`;
+}
+
 function roundTrip(time) {
   if (time === null) return "";
   if (time < 0.001) return `${Math.round(time * 1e6)} µs`;
@@ -729,7 +735,7 @@ const twoLines = (main, below) => (cell, row) => {
 };
 
 const optionsOf = ({ granted: { blksize, windowsize } }) =>
-  `blocks of ${blksize ?? 512}${windowsize ? `, ${windowsize} at a time` : ""}`;
+  `blocks of ${blksize ?? 512}${windowsize ? ` × ${windowsize}` : ""}`;
 
 const fileCell = twoLines((row) => row.file, (row) => [
   `${row.operation === "read" ? "↓" : "↑"} ${wayOf(row)}`, ...(row.granted ? [optionsOf(row)] : []),
@@ -748,7 +754,7 @@ function fillProgress(cell, row) {
     said = "opening";
   } else if (known) {
     said = `${Math.floor(100 * Math.min(row.payload / row.size, 1))} % of ${octets(row.size)}`;
-    if (row.rate > 0 && row.payload < row.size) said += `, ${seconds((row.size - row.payload) / row.rate)} left`;
+    if (row.rate > 0 && row.payload < row.size) said += `, ${about((row.size - row.payload) / row.rate)} left`;
   }
   set(words, said);
 }
@@ -776,7 +782,7 @@ const transfers = new Table("transfers", [
     cell.classList.toggle("some", row.resent > 0);
     set(cell, whole(row.resent));
   } },
-  { name: "age", title: "Runs", label: "runs", className: "number faint", large: true, by: (row) => -row.began, fill: text((row) => seconds(row.server.now - row.began)) },
+  { name: "age", title: "Runs", label: "runs", className: "number faint", large: true, by: (row) => -row.began, fill: text((row) => about(row.server.now - row.began)) },
   { name: "act", title: "", className: "act", fill: fillCancel },
 ], {
   sort: "age",
@@ -842,14 +848,14 @@ function drawFailures() {
     .sort((one, other) => other.time - one.time).slice(0, 100);
   sync($("failures"), rows, (row) => `${row.server.place} ${row.transfer}`, (row) => {
     const node = element("li");
-    const where = element("p", "where");
+    const why = element("p", "why"), where = element("p", "where");
     where.append(element("span", "", `${wayOf(row)} by ${row.peer}`));
-    if (servers.size > 1) where.append(element("span", "", short(row.server)));
+    if (servers.size > 1) where.append(element("span", "", `at ${short(row.server)}`));
     const time = element("time");
     time.dateTime = new Date(row.time * 1000).toISOString();
     time.title = new Date(row.time * 1000).toLocaleString();
-    where.append(time);
-    node.append(element("p", "why", reason(row)), element("span", "file", row.file), where);
+    why.append(element("strong", "", reason(row)), time);
+    node.append(why, element("span", "file", row.file), where);
     return node;
   }, (node, row) => set(node.querySelector("time"), ago(row.server.now - row.time)));
   $("failures-empty").hidden = rows.length > 0;
