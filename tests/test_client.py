@@ -1,5 +1,6 @@
 """The client as its user knows it: against our own server, and against servers played by hand."""
 
+import errno
 import functools
 import gc
 import io
@@ -23,6 +24,7 @@ from tests.relay import Relay
 from tests.scripted import UNHURRIED, Calls, Door, result
 from tests.watching import Witness, descriptors, eventually, threads
 from tests.wirepeer import PATIENCE, WirePeer
+from tftp import errand
 from tftp.client import Client
 from tftp.errors import (
     Aborted,
@@ -43,6 +45,7 @@ from tftp.events import (
     TransferStarted,
     format_address,
 )
+from tftp.net.endpoint import open_port
 from tftp.options import Terms
 from tftp.packets import Ack, Data, Error, OptionAck
 from tftp.server import Server, ServerConfig
@@ -838,6 +841,26 @@ def test_of_two_addresses_the_one_that_is_served_is_found(store: Memory, served:
         assert client.get("file", into).request.peer[0] == served
         assert client.put(FILE, "up").request.peer[0] == served
     assert into == stored(store, "up") == FILE
+
+
+@pytest.mark.usefixtures("two_addresses")
+def test_a_host_without_ipv6_takes_the_other_address(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_ipv6(family: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+        return open_port(family)
+
+    # Such a host cannot be made for a test: its kernel has to be without IPv6 from the start.
+    monkeypatch.setattr(errand, "open_port", without_ipv6)
+    port = server.address[1]
+    into = bytearray()
+    with Client("both", port) as client:
+        client.get("file", into)
+    assert into == FILE
+    with pytest.raises(Unreachable, match="::1"):
+        Client("::1", port).get("file", into)
 
 
 @pytest.mark.usefixtures("two_addresses")

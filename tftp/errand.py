@@ -5,6 +5,7 @@ and in which thread or loop they run, is the client's affair; so is what its use
 """
 
 import contextlib
+import errno
 import math
 import socket
 from collections.abc import Mapping
@@ -185,8 +186,11 @@ def _common(
 def _open_link(address: Address, *, joins: bool) -> Link:
     try:
         sock = open_port(_family(address))
-    except OSError as error:  # For example on a host without IPv6.
-        text = f"cannot reach {format_address(address)}: {error.strerror or error}"
+    except OSError as error:
+        if error.errno != errno.EAFNOSUPPORT:
+            raise
+        # A host without IPv6. The server may have an IPv4 address, too.
+        text = f"cannot reach {format_address(address)}: {error.strerror}"
         raise Unreachable(text) from error
     kernel.enlarge_buffers(sock, kernel.WANTED_BUFFER)
     endpoint = Endpoint(sock, joins=joins, tells_refusals=True)
