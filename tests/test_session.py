@@ -846,6 +846,28 @@ def test_a_request_after_the_end_is_another_transfer(stage: Stage) -> None:
     assert not session.joins(session.request, 0.11)
 
 
+def test_a_new_request_does_not_overtake_the_last_ack(stage: Stage) -> None:
+    session = stage.sending(b"all")
+    session.start(0.0)
+    assert stage.peer.receive() == Data(1, b"all")
+    stage.peer.send(Ack(1))  # It waits at this transfer's port, when the request is at the door.
+    assert not session.joins(session.request, 0.1, came=0.05)
+    assert stage.ended().outcome is Outcome.DONE
+
+
+def test_a_copy_from_before_the_answer_does_not_wait_for_what_the_client_says_to_it(
+    stage: Stage,
+) -> None:
+    session = stage.sending(b"all")
+    session.start(0.5)
+    assert stage.peer.receive() == Data(1, b"all")
+    stage.peer.send(Ack(1))
+    assert session.joins(session.request, 0.6, came=0.4)
+    assert session.ended is None
+    stage.hand_over(session, 0.6)
+    assert stage.ended().outcome is Outcome.DONE
+
+
 def test_a_client_that_writes_meets_the_servers_first_port_and_stays_with_it(stage: Stage) -> None:
     session = stage.writing(b"abc")
     session.start(0.0)

@@ -9,6 +9,10 @@ from tests.watching import Witness, eventually, threads
 from tftp.server import Engine, Server, ServerConfig
 from tftp.server.policy import Policy
 from tftp.storage.base import Storage
+from tftp.timers import Patience
+
+#: Never in a hurry.
+CALM = Patience(initial=5.0, floor=5.0)
 
 
 class Serve(Protocol):
@@ -32,7 +36,11 @@ def witness() -> Witness:
 
 @pytest.fixture
 def serve(witness: Witness) -> Iterator[Serve]:
-    """Starts servers, with the fields of their configuration; they stop with the test."""
+    """Starts servers, with the fields of their configuration; they stop with the test.
+
+    They are slow to repeat anything, if not told otherwise: what comes twice in a test that waits
+    for one answer is a fault, and not a sign of a busy machine.
+    """
     started: list[Server] = []
 
     def start(
@@ -44,7 +52,7 @@ def serve(witness: Witness) -> Iterator[Serve]:
     ) -> Server:
         server = Server(
             storage,
-            config=ServerConfig(**config),
+            config=ServerConfig(**{"patience": CALM} | config),
             engine=engine,
             policy=policy,
             observers=[witness],

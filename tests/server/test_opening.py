@@ -15,7 +15,7 @@ import pytest
 
 from tests.networks import host
 from tests.server.storages import Scripted, failing
-from tests.watching import Witness, descriptors
+from tests.watching import Witness, descriptors, eventually
 from tests.wirepeer import WirePeer
 from tftp.errors import ErrorCode, Refused
 from tftp.events import Address, Operation, Request, RequestReceived, RequestRefused
@@ -29,6 +29,7 @@ from tftp.server.opening import Opening
 from tftp.server.policy import Policy, backslashes, strip_junk
 from tftp.session import ReceivingSession, SendingSession, Session
 from tftp.storage.base import Storage
+from tftp.timers import Patience
 
 READ, WRITE = Operation.READ, Operation.WRITE
 
@@ -210,6 +211,24 @@ def test_the_file_is_open_before_a_word_is_said(
     assert isinstance(session, SendingSession if operation is READ else ReceivingSession)
     assert storage.calls == [step]
     assert desk.client.drain() == []
+
+
+@pytest.mark.parametrize("operation", [READ, WRITE])
+def test_a_slow_storage_takes_nothing_from_the_clients_time_to_answer(
+    desk: Desk, operation: Operation
+) -> None:
+    opened: list[float] = []
+
+    def take_time() -> None:
+        began = time.monotonic()
+        assert eventually(lambda: time.monotonic() > began + 0.02)
+        opened.append(time.monotonic())
+
+    desk.rules(Scripted(open_read=take_time, open_write=take_time))
+    session = desk.ask(operation, blksize=1024)
+    assert session is not None
+    assert session.deadline is not None
+    assert session.deadline >= opened[0] + Patience().initial
 
 
 @pytest.mark.parametrize(("operation", "end"), [(READ, "close"), (WRITE, "discard")])
