@@ -429,8 +429,8 @@ class Channel:
         try:
             self._take(reader, parse(line))
         except NonsenseError as error:
-            reader.nonsense()
             _say_error(reader, error.command, error.id, str(error))
+            reader.nonsense()
         else:
             reader.sense()
 

@@ -247,6 +247,8 @@ class Reader:
 
     def _load(self) -> bool:
         """Take lines off the queue, to be sent; False if there are none."""
+        if not self._queue:
+            self._tell_lost()  # There may be no more to come that it could be told with.
         lines, size = [], 0
         while self._queue and size < _SEND:
             priority, line = self._queue.popleft()
