@@ -143,8 +143,7 @@ class Upload(Errand):
     def begin(self, start: Start) -> SendingSession:
         wish = start.wish
         with contextlib.ExitStack() as undo:
-            # One window may have to be repeated when the next one has been read already.
-            keep = 2 * wish.windowsize * wish.blksize
+            keep = wish.windowsize * wish.blksize
             source = open_origin(self.source, keep=keep)
             undo.callback(source.close)
             if self.text:
