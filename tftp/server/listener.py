@@ -122,7 +122,8 @@ class Listener:
                 kernel.bind_anyway(sock)
             if reuse_port:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            kernel.enlarge_buffers(sock, kernel.WANTED_BUFFER)
+            # For sending as well: it may be the one port of all transfers.
+            kernel.enlarge_buffers(sock, kernel.WANTED_BUFFER, kernel.WANTED_BUFFER)
             kernel.ask_for_destination(sock)
             sock.bind(address)
         except OSError as error:
