@@ -65,7 +65,15 @@ def test_its_public_names_are_these() -> None:
     assert tftp.__all__ == sorted(tftp.__all__)
     assert set(tftp.__all__) == {
         *("Client", "get", "put"),
-        *("Server", "ServerConfig", "ThreadEngine", "Directory", "Memory"),
+        *(
+            "Server",
+            "ServerConfig",
+            "ThreadEngine",
+            "ProcessEngine",
+            "Supervisor",
+            "Directory",
+            "Memory",
+        ),
         *("Terms", "Limits", "Patience"),
         *("Request", "TransferEnded", "Outcome", "ErrorCode"),
         *("TFTPError", "PeerError", "ProtocolError", "Refused", "TransferTimeout"),

@@ -33,6 +33,8 @@ if typing.TYPE_CHECKING:
     from tftp.events import Outcome, Request, TransferEnded
     from tftp.options import Limits, Terms
     from tftp.server import Server, ServerConfig, ThreadEngine
+    from tftp.server.processes import ProcessEngine
+    from tftp.server.supervisor import Supervisor
     from tftp.storage import Directory, Memory
     from tftp.timers import Patience
 
@@ -46,11 +48,13 @@ __all__ = [
     "Outcome",
     "Patience",
     "PeerError",
+    "ProcessEngine",
     "ProtocolError",
     "Refused",
     "Request",
     "Server",
     "ServerConfig",
+    "Supervisor",
     "TFTPError",
     "Terms",
     "ThreadEngine",
@@ -80,6 +84,8 @@ _HOMES = {
     "tftp.events": ("Outcome", "Request", "TransferEnded"),
     "tftp.options": ("Limits", "Terms"),
     "tftp.server": ("Server", "ServerConfig", "ThreadEngine"),
+    "tftp.server.processes": ("ProcessEngine",),
+    "tftp.server.supervisor": ("Supervisor",),
     "tftp.storage": ("Directory", "Memory"),
     "tftp.timers": ("Patience",),
 }
