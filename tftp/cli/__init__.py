@@ -14,7 +14,7 @@ import click
 
 __all__ = ["main"]
 
-_VERBS = ("get", "put", "serve", "top", "dashboard")
+_VERBS = ("get", "put", "serve", "top", "events", "dashboard")
 
 
 class _LazyGroup(click.Group):

@@ -30,6 +30,8 @@ from tftp.cli.metering import (
     url_of,
     warning_of,
 )
+from tftp.cli.monitoring import channel_of, explain_channel
+from tftp.cli.monitoring import warning_of as warning_of_monitor
 from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import Event, Observer, as_json, format_address, printable
 from tftp.monitor.board import Board
@@ -42,6 +44,7 @@ from tftp.url import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from tftp.cli.dashboard import PageBeside
+    from tftp.monitor.channel import Channel
     from tftp.monitor.metrics import Exposition
     from tftp.server.supervisor import Supervisor
 
@@ -128,6 +131,7 @@ class ServeOptions:
     strip_junk: bool
     allow: tuple[str, ...]
     deny: tuple[str, ...]
+    monitor: Place | None
     metrics: Place | None
     dashboard: str | None
     monitor_token_file: Path | None
@@ -312,6 +316,13 @@ Examples:
     help="Refuse this network; may be repeated.",
 )
 @click.option(
+    "--monitor",
+    type=_Parsed("place", Place.parse),
+    metavar="[HOST:]PORT|unix:PATH",
+    help="Let tftp top, tftp events and nc see what goes on, and act; a port alone is on "
+    "127.0.0.1. Beyond this host it needs a token.",
+)
+@click.option(
     "--metrics",
     type=_Parsed("place", metrics_place),
     metavar="[HOST:]PORT",
@@ -350,12 +361,16 @@ def command(**given: Any) -> int:
     config = options.config()
     board = Board()
     page = _page(options)
-    watched = options.metrics is not None or page is not None
+    watched = bool(options.monitor or options.metrics or page)
     observers: list[Observer] = [journal, board] if watched else [journal]
     server = _arrange(options, storage, config, observers)
     metrics = None
     if options.metrics is not None:
         metrics = exposition_of(board, server, options.metrics)
+    channel = None
+    if options.monitor is not None:
+        token = read_token(options.monitor_token_file)
+        channel = channel_of(board, server, options.monitor, token)
     # Signals first: whoever sees the server listen may stop it.
     with SignalPipe() as signals:
         try:
@@ -370,17 +385,28 @@ def command(**given: Any) -> int:
             server.stop()
             write_line(explain_exposition(error))
             return 1
+        try:
+            if channel is not None:
+                channel.start()
+        except OSError as error:
+            server.stop()
+            if metrics is not None:
+                metrics.stop()
+            write_line(explain_channel(error))
+            return 1
         journal.start()
         try:
             if page is not None and (problem := page.start(board, server)):
                 server.stop()
                 write_line(problem)
                 return 1
-            _tell_start(server, options, journal, metrics, page)
+            _tell_start(server, options, journal, metrics, page, channel)
             return _serve(server, options, journal, signals)
         finally:
             if page is not None:
                 page.stop()
+            if channel is not None:
+                channel.stop()
             if metrics is not None:
                 metrics.stop()
             journal.close()
@@ -454,18 +480,22 @@ def _tell_start(
     journal: Journal,
     metrics: "Exposition | None",
     page: "PageBeside | None",
+    channel: "Channel | None",
 ) -> None:
     addresses = server.addresses
     url = None if metrics is None else url_of(metrics.place)
     root = options.root.absolute()
     listening = [format_address(address) for address in addresses]
+    places = [] if channel is None else channel.places
     if options.json:
-        record = {
+        record: dict[str, Any] = {
             "event": "listening",
             "addresses": listening,
             "root": printable(str(root)),
             "writable": options.allow_write,
         }
+        if places:
+            record["monitor"] = [str(place) for place in places]
         if page is not None:
             record["dashboard"] = page.url
         journal.write(json.dumps(record if url is None else {**record, "metrics": url}))
@@ -477,10 +507,14 @@ def _tell_start(
     else:
         where = ", ".join(listening)
         journal.write(f"listening on {where}, serving {printable(str(root))}, {options.uploads}")
+    if places and not options.json:
+        journal.write(f"the monitor is at {', '.join(map(str, places))}")
     if url is not None and not options.json:
         journal.write(f"metrics at {url}")
     if page is not None and not options.json:
         journal.write(f"the page is at {page.url}")
+    if places and (warning := warning_of_monitor(places[0])):
+        write_line(warning)
     if metrics is not None and (warning := warning_of(metrics.place)):
         write_line(warning)
     if page is not None and page.warning:

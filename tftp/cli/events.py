@@ -1,0 +1,222 @@
+"""`tftp events`: what servers tell on their monitoring channels, line by line, for people and jq.
+
+This module chooses lines and writes them. What a message holds is `docs/reference/monitor.md`, and
+connections are `tftp.monitor.feed`'s.
+"""
+
+import fnmatch
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tftp.cli.display import count, granted_options, rate, write_json, write_line
+from tftp.cli.secret import VARIABLE, read_token
+from tftp.events import printable
+from tftp.monitor.feed import Feeds, Message
+from tftp.monitor.orders import KINDS
+from tftp.monitor.place import DEFAULT_PLACE, Place
+
+__all__ = ["command"]
+
+# What a person wants to see, if not told otherwise: not how each transfer gets on.
+_DEFAULT_KINDS = ("received", "refused", "started", "ended", "state")
+_VERBS = {"read": "get", "write": "put"}
+
+
+@click.command(
+    "events",
+    short_help="Follow what servers tell, line by line.",
+    epilog="""\b
+Examples:
+  tftp events
+  tftp events 192.0.2.1:6970 192.0.2.2:6970 --kind ended --kind refused
+  tftp events --kind ended --where outcome=timed-out --where 'peer=192.0.2.*'
+  tftp events --json --kind ended | jq -r '[.file, .duration] | @tsv'
+""",
+)
+@click.argument("places", nargs=-1, metavar="[HOST:PORT|unix:PATH]...")
+@click.option(
+    "--kind",
+    "kinds",
+    type=click.Choice([*KINDS, "all"]),
+    metavar="KIND",
+    multiple=True,
+    help=f"Only this kind; may be repeated: {', '.join(KINDS)}, or all. "
+    f"Without it: {', '.join(_DEFAULT_KINDS)}.",
+)
+@click.option(
+    "--where",
+    "conditions",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Only lines where this holds; may be repeated. A field inside another is written with a "
+    "dot (error.code=1), and a value may have wildcards (*, ?).",
+)
+@click.option("--count", "most", type=click.IntRange(1), metavar="N", help="End after N lines.")
+@click.option("--no-reconnect", is_flag=True, help="End when a connection is lost.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"Show the servers the token in this file. Or put it into {VARIABLE}.",
+)
+@click.option("--json", is_flag=True, help="One JSON object per line, as the servers tell it.")
+def command(
+    places: tuple[str, ...],
+    kinds: tuple[str, ...],
+    conditions: tuple[str, ...],
+    most: int | None,
+    no_reconnect: bool,
+    token_file: Path | None,
+    json: bool,
+) -> int:
+    """Follow what servers tell, line by line.
+
+    A place is where a server that was started with --monitor lets itself be watched; without one
+    it is 127.0.0.1:6970. Connections that are lost are made again, and what was lost is told on
+    stderr. The exit status is 1 where no line can come any more, and 0 after --count lines.
+    """
+    wanted = frozenset(KINDS if "all" in kinds else kinds or _DEFAULT_KINDS)
+    tests = [_condition(text) for text in conditions]
+    token = read_token(token_file)
+    servers = _servers(places)
+    show = _show_json if json else _show_text(len(servers) > 1)
+    with Feeds(servers, token=token, kinds=sorted(wanted), reconnect=not no_reconnect) as feeds:
+        for number, message in enumerate(_chosen(feeds, wanted, tests), 1):
+            show(message)
+            if number == most:
+                return 0
+    return 1
+
+
+def _servers(places: tuple[str, ...]) -> list[Place]:
+    """The places, each once."""
+    try:
+        return list(dict.fromkeys(map(Place.parse, places))) or [DEFAULT_PLACE]
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="HOST:PORT") from None
+
+
+def _condition(text: str) -> Callable[[Message], bool]:
+    field, equals, pattern = text.partition("=")
+    if not equals or not field:
+        raise click.BadParameter(
+            f"{printable(text)!r} is no condition: write FIELD=VALUE", param_hint="--where"
+        )
+    path = field.split(".")
+
+    def holds(message: Message) -> bool:
+        value: Any = message
+        for name in path:
+            if not isinstance(value, dict) or name not in value:
+                return False
+            value = value[name]
+        return fnmatch.fnmatchcase(_as_word(value), pattern)
+
+    return holds
+
+
+def _as_word(value: Any) -> str:
+    """A value as one writes it behind the equals sign: as in JSON, but without quotes."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)
+
+
+def _chosen(
+    messages: Feeds, kinds: frozenset[str], tests: list[Callable[[Message], bool]]
+) -> Iterator[Message]:
+    """The messages to show; what goes wrong on the way to them is told on stderr."""
+    for message in messages:
+        match message["event"]:
+            case "disconnected":
+                retry = message["retry"]
+                again = "" if retry is None else f"; trying again in {retry:g} s"
+                write_line(f"tftp: {message['server']}: {printable(message['reason'])}{again}")
+            case "lost":
+                lost = count(message["progress"] + message["others"], "event")
+                write_line(f"tftp: {message['server']}: {lost} lost: this is read too slowly")
+            case kind if kind in kinds and all(test(message) for test in tests):
+                yield message
+
+
+def _show_json(message: Message) -> None:
+    write_json(message, sys.stdout)
+
+
+def _show_text(many: bool) -> Callable[[Message], None]:
+    """Writes lines for people; with several servers, each says whose it is."""
+    stamp = "%H:%M:%S" if sys.stdout.isatty() else "%Y-%m-%d %H:%M:%S"
+
+    def show(message: Message) -> None:
+        when = time.strftime(stamp, time.localtime(message["time"]))
+        where = f"{message['server']} " if many else ""
+        line = f"{when} {where}{_as_text(message)}"
+        # A server makes names printable; one that does not is no reason to trust it more.
+        click.echo(line if line.isprintable() else printable(line))
+
+    return show
+
+
+def _as_text(message: Message) -> str:
+    match message["event"]:
+        case "state":
+            limits = ", ".join(f"{name} {value}" for name, value in message["limits"].items())
+            return f"{message['state']}, {limits}"
+        case "totals":
+            return _totals(message)
+    verb = _VERBS.get(message["operation"], message["operation"])
+    return f"{message['peer']} {verb} {message['file']}: {_what(message)}"
+
+
+def _what(message: Message) -> str:
+    match message["event"]:
+        case "received":
+            asked = [f"{name} {value}" for name, value in message["asked"].items()]
+            return ", ".join(["asked", message["mode"], *asked])
+        case "refused":
+            return f"refused: {_why(message['error'])}"
+        case "started":
+            size = "size unknown" if message["size"] is None else count(message["size"], "byte")
+            return ", ".join(["started", size, *granted_options(message["granted"])])
+        case "progress":
+            total = "" if message["size"] is None else f" of {message['size']}"
+            return f"{message['counters']['payload']}{total} bytes so far"
+        case "ended":
+            why = f": {_why(message['error'])}" if message["error"] else ""
+            return f"{message['outcome']}{why}, {_numbers(message)}"
+        case other:
+            raise ValueError(f"no line for {other!r}")
+
+
+def _why(error: dict[str, Any]) -> str:
+    return f"{error['message']} (error {error['code']})"
+
+
+def _numbers(ended: Message) -> str:
+    counters, seconds = ended["counters"], ended["duration"]
+    payload = counters["payload"]
+    parts = [f"{count(payload, 'byte')} in {seconds:.3f} s"]
+    if payload and seconds > 0:
+        parts.append(rate(payload / seconds))
+    parts += granted_options(ended["granted"], known_size=payload)
+    parts.append(count(counters["retransmissions"], "retransmission"))
+    return ", ".join(parts)
+
+
+def _totals(message: Message) -> str:
+    sides = message["totals"].values()
+    requests = sum(side["requests"] for side in sides)
+    refused = sum(side["refused"] for side in sides)
+    payload = sum(side["counters"]["payload"] for side in sides)
+    return (
+        f"{message['running']} running, {count(requests, 'request')}, {refused} refused, "
+        f"{count(payload, 'byte')}"
+    )
