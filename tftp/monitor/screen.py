@@ -32,8 +32,10 @@ _BAR_SHARE = 0.4
 _LEAST_SERVER, _LEAST_FILE, _LEAST_BAR = 18, 16, 8
 # From so many cells on, clients are shown with their ports.
 _WIDE = 100
-# Seconds after which a transfer of which nothing is heard is said to stand still.
+# Seconds after which a transfer of which nothing is heard is said to be idle.
 _STALLED = 2.0
+# After so many more there is no room to say for how long.
+_LONG_STALLED = 590.0
 
 _BAD, _WARNING, _GOOD, _DIM = "red", "yellow", "green", "dim"
 _STATES = {"serving": _GOOD, "draining": _WARNING, "stopping": _WARNING}
@@ -506,9 +508,11 @@ def _done(row: Row) -> str:
 def _pace(pair: _Pair) -> str:
     watched, row = pair
     still = idle(row, watched.mirror.time)
-    if still > _STALLED:
-        return f"still {duration(still)}" if still < 10 else f"still {int(still)}"
-    return _speed(rate(row, watched.mirror.time))
+    if still < _STALLED:
+        return _speed(rate(row, watched.mirror.time))
+    if still < _LONG_STALLED:
+        return f"idle {int(still)} s" if still < 60 else f"idle {duration(still)}"
+    return "idle"
 
 
 def _trip(row: Row) -> str:
@@ -597,7 +601,7 @@ def _help(look: Look) -> list[Text]:
     words = (
         "DONE, FAILED and REFUSED count requests since the server began.",
         "OUT and IN are octets of files in a second, TRIP is the round trip.",
-        'A transfer that is "still" has sent nothing for so long.',
+        "A transfer that is idle has told nothing new for so long.",
         "Cancel and drain ask first. Drain and resume act on the servers that are shown.",
     )
     return [*found, *(_plain(f"  {line}", look, _DIM) for line in words)]
