@@ -12,7 +12,10 @@ PORT ?= 6969
 # More arguments for pytest, for example: make test ARGS='-k netascii'
 ARGS ?=
 
-.PHONY: help demo test check serve clean
+# What to measure, for example: make bench BENCH='--quick --parts servers --loads small'
+BENCH ?=
+
+.PHONY: help demo test check serve bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -32,8 +35,11 @@ check: $(VENV)/.installed-dev ## Check format, lint and types
 serve: $(VENV)/.installed ## Serve ROOT on PORT (fixtures/trees/demo on 6969)
 	$(BIN)/tftp serve $(ROOT) --port $(PORT)
 
+bench: $(VENV)/.installed ## Compare with other servers and clients (benchmarks/README.md)
+	$(BIN)/python -m benchmarks.run $(BENCH)
+
 clean: ## Remove .venv and everything else that was made here
-	rm -rf $(VENV) .peers build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .bench .peers build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp for each set of packages, so that the demo does not wait for the tools of the tests.
