@@ -66,6 +66,11 @@ class Scene:
         self.samples.append((now, *octets))
         self.sampled += 1
 
+    def answered(self) -> None:
+        """The snapshot that was asked for has been applied."""
+        self.current = True
+        self._asked = None
+
     def start_over(self) -> None:
         """Another server process is there, or the same one after a while: nothing is current."""
         self.current = False
@@ -73,9 +78,14 @@ class Scene:
 
     def is_due(self, now: float) -> bool:
         """Whether to ask for a snapshot; never again before the last one has come."""
-        if not self.mirror.connected or (self._asked is not None and not self._asked.done()):
+        if not self.mirror.connected or self._is_waiting():
             return False
         return not self.current or self.mirror.lost > 0 or now >= self._ask_at
+
+    def _is_waiting(self) -> bool:
+        # An answer that has come counts when it has been applied, but a refusal is none.
+        asked = self._asked
+        return asked is not None and not (asked.done() and asked.exception())
 
     def asked(self, answer: "Future[Message]", now: float) -> None:
         """A snapshot has been asked for."""
@@ -151,9 +161,9 @@ class Watch:
             match message["event"]:
                 case "greeting" | "disconnected":
                     scene.start_over()
-                case "snapshot":
-                    # The first one of a connection comes before anything has been subscribed to.
-                    scene.current = self._busy and "id" in message
+                # The first one of a connection comes before anything has been subscribed to.
+                case "snapshot" if self._busy and "id" in message:
+                    scene.answered()
         if message["event"] == "greeting" and self._busy:
             self._feeds.send(server, "subscribe", **_BUSY)
 
