@@ -185,7 +185,8 @@ def _what(message: Message) -> str:
             return f"refused: {_why(message['error'])}"
         case "started":
             size = "size unknown" if message["size"] is None else count(message["size"], "byte")
-            return ", ".join(["started", size, *granted_options(message["granted"])])
+            granted = granted_options(message["granted"], known_size=message["size"])
+            return ", ".join(["started", size, *granted])
         case "progress":
             total = "" if message["size"] is None else f" of {message['size']}"
             return f"{message['counters']['payload']}{total} bytes so far"

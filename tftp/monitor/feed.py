@@ -342,7 +342,7 @@ def _lines(sock: socket.socket) -> Iterator[bytearray]:
 def _parsed(line: bytearray) -> Message:
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("event"), str):
         raise _Parted("this is no tftp monitor", final=True)
