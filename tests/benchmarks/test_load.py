@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.link import Conditions, Link
 from benchmarks.prepare import Workshop
+from tests.watching import eventually
 from tftp.server import Server
 from tftp.storage import Directory
 
@@ -127,7 +128,7 @@ def test_a_server_that_is_silent_is_a_failure(generator: Path, server: Server) -
         asked = ("--name", "file", "--clients", "3", "--transfers", "3")
         patience = ("--timeout", "0.05", "--tries", "2")
         result = load(generator, link.address, *asked, *patience)
-        assert link.there.arrived == 9
+        assert eventually(lambda: link.there.arrived == 9)
     assert (result["failures"], result["retransmissions"]) == (3, 6)
     assert result["reason"] == "silence after block 0"
 
