@@ -4,12 +4,14 @@ This module has the terminal and the connections. What is drawn, and what the ke
 `tftp.monitor.screen` and `tftp.monitor.top`.
 """
 
+import errno
 import os
 import queue
 import select
 import signal
 import socket
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -20,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tftp.cli.display import write_json, write_line
+from tftp.cli.display import discard_output, write_json, write_line
 from tftp.cli.keyboard import Keyboard
+from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import printable
 from tftp.monitor.feed import Feeds, Message, OrderError
 from tftp.monitor.place import DEFAULT_PLACE, Place
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_TOKEN = "TFTP_MONITOR_TOKEN"  # noqa: S105  (the name of the variable, not a token)
 # Seconds between two drawings while nothing is pressed.
 _REFRESH = 0.25
 # Messages that are taken in before the keys are looked at again.
@@ -61,7 +63,7 @@ Examples:
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"Show the servers the token in this file, to look and act. Or put it into {_TOKEN}.",
+    help=f"Show the servers the token in this file, to look and act. Or put it into {VARIABLE}.",
 )
 @click.option(
     "--sort",
@@ -80,7 +82,7 @@ def command(
     A place is where a server that was started with --monitor lets itself be watched; without one
     it is 127.0.0.1:6970. Connections that are lost are made again. Press ? for the keys.
     """
-    token = _token(token_file)
+    token = read_token(token_file)
     servers = _servers(places)
     top = Top(servers, token=token is not None)
     top.sort = sort
@@ -99,21 +101,6 @@ def _servers(places: tuple[str, ...]) -> list[str]:
         ]
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="HOST:PORT") from None
-
-
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get(_TOKEN) or None
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise click.ClickException(
-            f"cannot read the token in {printable(str(file))}: {why}"
-        ) from None
-    if not token:
-        raise click.ClickException(f"there is no token in {printable(str(file))}")
-    return token
 
 
 def _console() -> "Console":
@@ -216,17 +203,25 @@ class _Session:
         """Until the user leaves, or a signal comes; gives the exit code."""
         with _signals() as signals:
             while True:
-                ended = self._on_screen(signals)
+                try:
+                    ended = self._on_screen(signals)
+                except (OSError, termios.error) as error:
+                    if error.args[0] != errno.EIO:
+                        raise
+                    # The terminal is gone, and nothing can be said any more.
+                    discard_output()
+                    return 128 + signal.SIGHUP
                 if ended != signal.SIGTSTP:
                     break
                 # The terminal is the shell's until somebody brings us back.
                 os.kill(os.getpid(), signal.SIGSTOP)
+        if ended is not None:
+            return 128 + ended
+        if not self._hopeless():
+            return 0
         for watched in self._top.servers.values():
-            if watched.final:
-                write_line(f"tftp: {watched.server}: {printable(watched.mirror.reason or '')}")
-        if ended is None:
-            return 1 if self._hopeless() else 0
-        return 128 + ended
+            write_line(f"tftp: {watched.server}: {printable(watched.mirror.reason or '')}")
+        return 1
 
     def _on_screen(self, signals: int) -> signal.Signals | None:
         """Draw and obey; gives the signal that ended it."""
