@@ -73,6 +73,8 @@ function reason(ending) {
   return `${words}: ${message}`;
 }
 
+const sentence = (words) => `${words.charAt(0).toUpperCase()}${words.slice(1)}.`;
+
 const hostOf = (peer) => peer.replace(/:\d+$/, "").replace(/^\[(.*)\]$/, "$1");
 
 // ---- what is known of the servers ----------------------------------------------------------
@@ -301,7 +303,7 @@ async function ask({ title, text, yes, no = "Keep it", calm = false, secret = to
         if (token !== null) remember(token);
         dialog.close("yes");
       } catch (error) {
-        $("dialog-error").textContent = `${error.message || "It did not work"}.`;
+        $("dialog-error").textContent = sentence(error.message || "it did not work");
         if (error instanceof Denied) {
           $("dialog-token").hidden = false;
           field.required = true;
@@ -352,7 +354,7 @@ async function askToLook(message) {
   remember(null);
   await ask({
     title: "Token",
-    text: had ? `It was refused: ${message}.` : "Whoever wants to look at this page needs the token.",
+    text: had ? sentence(message) : "Whoever wants to look at this page needs the token.",
     yes: "Look",
     no: "Try again",
     calm: true,
@@ -485,7 +487,7 @@ function drawServers() {
   if (only?.about.engine) parts.push(`engine ${only.about.engine}, process ${only.about.pid}, up ${seconds(only.now - only.about.started)}`);
   parts.push(acting
     ? "Acting needs the token; it is kept until this tab is closed."
-    : "To cancel and drain from here, start with --monitor-token-file FILE.");
+    : "To cancel and drain from here, start the page with a token: tftp serve --monitor-token-file, or tftp dashboard --token-file.");
   set($("about"), parts.join(" · "));
 }
 
