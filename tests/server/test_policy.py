@@ -1,10 +1,20 @@
 """The rules for requests that come with the server."""
 
+import pickle
+
 import pytest
 
 from tftp.errors import ErrorCode, Refused
 from tftp.events import Operation, Request
-from tftp.server.policy import Policy, allow, backslashes, deny, read_only, strip_junk
+from tftp.server.policy import (
+    Policy,
+    allow,
+    backslashes,
+    deny,
+    limit_blksize,
+    read_only,
+    strip_junk,
+)
 
 
 def asked(filename: bytes = b"file", peer: tuple[object, ...] = ("192.0.2.7", 1234)) -> Request:
@@ -112,3 +122,36 @@ def test_networks_are_read_once() -> None:
 def test_what_is_no_network_is_refused_when_the_rule_is_made(make: Policy, text: str) -> None:
     with pytest.raises(ValueError, match=r"network|address|Address"):
         make([text])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("asked_for", "granted"),
+    [
+        *[("1468", "1024"), ("65464", "1024"), ("1024", "1024"), ("512", "512"), ("7", "7")],
+        *[("65465", "65465"), ("14680000", "14680000"), ("x", "x"), ("", "")],
+    ],
+)
+def test_some_clients_are_granted_smaller_blocks_than_others(asked_for: str, granted: str) -> None:
+    rule = limit_blksize(["192.0.2.0/28", "2001:db8::/32"], 1024)
+    options = {"tsize": "0", "BlkSize": asked_for, "windowsize": "2000"}
+    for peer, answer in [
+        ("192.0.2.7", granted),
+        ("2001:db8::1%eth0", granted),
+        ("192.0.2.77", asked_for),
+    ]:
+        request = Request(operation=Operation.READ, filename=b"x", options=options, peer=(peer, 1))
+        assert list(rule(request).options.items()) == [
+            ("tsize", "0"),
+            ("BlkSize", answer),
+            ("windowsize", "2000"),
+        ]
+
+
+def test_a_limit_that_is_no_block_size_is_refused_at_once() -> None:
+    with pytest.raises(ValueError, match="8 to 65464"):
+        limit_blksize(["192.0.2.0/28"], 7)
+
+
+def test_rules_can_travel_to_other_processes() -> None:
+    for rule in (allow(["::/0"]), deny(["10.0.0.0/8"]), limit_blksize(["10.0.0.0/8"], 512)):
+        assert pickle.loads(pickle.dumps(rule)) == rule  # noqa: S301

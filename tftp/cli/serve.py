@@ -38,7 +38,7 @@ from tftp.monitor.board import Board
 from tftp.monitor.place import Place
 from tftp.options import MAX_BLKSIZE, MAX_WINDOWSIZE, MIN_BLKSIZE, Limits
 from tftp.server import Server, ServerConfig
-from tftp.server.policy import Policy, allow, backslashes, deny, strip_junk
+from tftp.server.policy import Policy, allow, backslashes, deny, limit_blksize, strip_junk
 from tftp.storage import Directory
 from tftp.url import DEFAULT_PORT
 
@@ -90,6 +90,13 @@ def _port_range(text: str) -> tuple[int, int]:
     raise ValueError(f"{text!r} is no range of ports: write LOW:HIGH, as in 50000:50099")
 
 
+def _network_size(text: str) -> tuple[str, int]:
+    network, _, size = text.rpartition("=")
+    if not size.isdecimal() or not MIN_BLKSIZE <= int(size[:6]) <= MAX_BLKSIZE:
+        raise ValueError(f"{text!r} is no limit for a network: write it as in 192.0.2.0/24=1024")
+    return _network(network), int(size)
+
+
 def _workers(text: str) -> int:
     if text == "auto":
         return os.cpu_count() or 1
@@ -131,6 +138,8 @@ class ServeOptions:
     strip_junk: bool
     allow: tuple[str, ...]
     deny: tuple[str, ...]
+    blksize_for: tuple[tuple[str, int], ...]
+    freebind: bool
     monitor: Place | None
     metrics: Place | None
     dashboard: str | None
@@ -155,6 +164,7 @@ class ServeOptions:
             hosts=tuple(host.removeprefix("[").removesuffix("]") for host in self.host),
             port=self.port,
             family=self.family,
+            freebind=self.freebind,
             limits=Limits(
                 max_blksize=self.max_blksize,
                 max_windowsize=self.max_windowsize,
@@ -173,6 +183,7 @@ class ServeOptions:
             rules.append(deny(self.deny))
         if self.allow:
             rules.append(allow(self.allow))
+        rules += [limit_blksize([network], most) for network, most in self.blksize_for]
         if self.strip_junk:
             rules.append(strip_junk)
         # Windows loaders ask for \Boot\BCD, and no boot file has a backslash in its name.
@@ -213,6 +224,7 @@ Examples:
     show_default=True,
     help="Listen on this UDP port; 0 lets the system choose. Below 1024 it needs root.",
 )
+@click.option("--freebind", is_flag=True, help="Listen on an address that is still to come.")
 @click.option(
     "-4", "family", flag_value=int(socket.AF_INET), type=int, default=0, help="IPv4 only."
 )
@@ -261,6 +273,13 @@ Examples:
     default=MAX_BLKSIZE,
     show_default=True,
     help="Grant no larger block size.",
+)
+@click.option(
+    "--blksize-for",
+    type=_Parsed("network and size", _network_size),
+    metavar="NETWORK=N",
+    multiple=True,
+    help="Grant this network no larger block size; may be repeated.",
 )
 @click.option(
     "--max-windowsize",

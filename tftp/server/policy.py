@@ -12,8 +12,9 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from tftp.errors import Refused
 from tftp.events import Request
+from tftp.options import MAX_BLKSIZE, MIN_BLKSIZE
 
-__all__ = ["Policy", "allow", "backslashes", "deny", "read_only", "strip_junk"]
+__all__ = ["Policy", "allow", "backslashes", "deny", "limit_blksize", "read_only", "strip_junk"]
 
 Policy = Callable[[Request], Request]
 
@@ -57,6 +58,20 @@ def deny(networks: Iterable[str]) -> Policy:
     return _ByNetwork(_parsed(networks), allowed=False)
 
 
+def limit_blksize(networks: Iterable[str], most: int) -> Policy:
+    """Grant clients in these networks (CIDR) no block larger than `most` octets.
+
+    For what only some clients need: a tunnel on the way, firmware that can not put fragments
+    together. The limit for all is `Limits.max_blksize`.
+
+    Raises:
+        ValueError: one of them is no network, or `most` is no size that RFC 2348 knows.
+    """
+    if not MIN_BLKSIZE <= most <= MAX_BLKSIZE:
+        raise ValueError(f"blksize is {MIN_BLKSIZE} to {MAX_BLKSIZE}, not {most}")
+    return _SmallerBlocks(_parsed(networks), most)
+
+
 _Network = IPv4Network | IPv6Network
 _ZONE = re.compile("%.*")
 
@@ -69,8 +84,7 @@ class _ByNetwork:
     allowed: bool
 
     def __call__(self, request: Request) -> Request:
-        address = ip_address(_ZONE.sub("", request.peer[0]))
-        if any(address in network for network in self.networks) is not self.allowed:
+        if _is_in(request, self.networks) is not self.allowed:
             which = (
                 "not on the server's list of allowed"
                 if self.allowed
@@ -78,6 +92,28 @@ class _ByNetwork:
             )
             raise Refused(f"this client's address is {which} ones")
         return request
+
+
+@dataclass(frozen=True, slots=True)
+class _SmallerBlocks:
+    networks: tuple[_Network, ...]
+    most: int
+
+    def __call__(self, request: Request) -> Request:
+        """The request as if the client had asked for less (RFC 2348 lets a server answer so)."""
+        if not _is_in(request, self.networks):
+            return request
+        options = {name: self._lowered(name, text) for name, text in request.options.items()}
+        return replace(request, options=options)
+
+    def _lowered(self, name: str, text: str) -> str:
+        asks = name.lower() in ("blksize", "blksize2") and text.isascii() and text.isdigit()
+        return str(self.most) if asks and self.most < int(text[:6]) <= MAX_BLKSIZE else text
+
+
+def _is_in(request: Request, networks: Iterable[_Network]) -> bool:
+    address = ip_address(_ZONE.sub("", request.peer[0]))
+    return any(address in network for network in networks)
 
 
 def _parsed(networks: Iterable[str]) -> tuple[_Network, ...]:
