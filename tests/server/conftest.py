@@ -1,11 +1,12 @@
 """Servers that tests start, and what they tell."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import pytest
 
-from tests.watching import Witness, eventually, threads
+from tests.watching import Witness, eventually
 from tftp.server import Engine, Server, ServerConfig
 from tftp.server.policy import Policy
 from tftp.storage.base import Storage
@@ -61,7 +62,8 @@ def serve(witness: Witness) -> Iterator[Serve]:
         started.append(server)
         return server
 
+    before = set(threading.enumerate())
     yield start
     for server in started:
         server.stop()
-    assert eventually(lambda: not threads()), threads()
+    assert eventually(lambda: set(threading.enumerate()) <= before), threading.enumerate()

@@ -999,27 +999,12 @@ def test_a_drain_lets_a_transfer_finish_and_takes_no_other(
         assert drained.is_alive()
         assert server.running == 1
         peer.send(Ack(1))
-        assert CONTENT[:512] + rest(peer, 2) == CONTENT
+        assert CONTENT[:512] + peer.collect(block=1) == CONTENT
         drained.join(PATIENCE)
         assert not drained.is_alive()
         server.serve_forever()
     assert witness.outcome() is Outcome.DONE
     assert len(witness.all(RequestReceived)) == 1
-
-
-def rest(peer: WirePeer, first: int) -> bytes:
-    """The file from block `first` on, each block acknowledged."""
-    content, block = b"", first
-    while True:
-        packet = peer.receive()
-        assert isinstance(packet, Data)
-        if packet.block != block:
-            continue
-        content += packet.payload
-        peer.send(Ack(block))
-        block += 1
-        if len(packet.payload) < 512:
-            return content
 
 
 def refused(peer: WirePeer) -> bool:
@@ -1050,7 +1035,7 @@ def test_in_single_port_mode_a_drain_answers_new_requests_busy(
 
         assert eventually(turned_away)
         peer.send(Ack(1))
-        assert CONTENT[:512] + rest(peer, 2) == CONTENT
+        assert CONTENT[:512] + peer.collect(block=1) == CONTENT
         drained.join(PATIENCE)
     assert witness.outcome() is Outcome.DONE
     assert "shutting down" in witness.all(RequestRefused)[-1].error.message
@@ -1088,7 +1073,7 @@ def test_grace_is_as_long_as_it_says_and_no_longer_than_needed(
         stopper = threading.Thread(target=server.stop, args=(60.0,))
         stopper.start()
         peer.send(Ack(1))
-        assert rest(peer, 2) == CONTENT[512:]
+        assert peer.collect(block=1) == CONTENT[512:]
         stopper.join(PATIENCE)
         assert not stopper.is_alive()
     assert witness.outcome(2) is Outcome.DONE
