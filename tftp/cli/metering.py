@@ -24,8 +24,8 @@ def metrics_place(text: str) -> Place:
     try:
         place = Place.parse(text)
     except ValueError:
-        place = Place(path=text)
-    if place.path:
+        place = None
+    if place is None or place.path:
         raise ValueError(f"{printable(text)!r} is no place for metrics: write PORT or HOST:PORT")
     return place
 

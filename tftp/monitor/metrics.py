@@ -299,6 +299,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     """`wsgiref`'s server with a bound: whoever opens connections gets no more threads than this."""
 
     daemon_threads = True
+    request_queue_size = 64
 
     def __init__(self, family: socket.AddressFamily, address: Any) -> None:
         self.address_family = family
