@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -41,6 +42,9 @@ OPTION_SETS = (
     ("config/lines.txt", ("--mode", "netascii", "--blksize", "333", "--windowsize", "4")),
     ("empty.bin", ()),
 )
+
+# What the totals of the monitor are summed over.
+PARTS = ("payload", "blocks", "datagrams_sent", "datagrams_received", "retransmissions")
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,12 @@ def main() -> int:
         shutil.copytree(TREE, root)
         (root / "incoming").mkdir()
         arrived.mkdir()
-        with serving(root) as addresses:
+        with serving(root) as (addresses, monitor):
             console.print(f"tftp serve listens on {' and '.join(addresses)}")
             lines = list(transfers(addresses, hashes, root, arrived))
+            snapshot = snapshot_of(monitor)
     console.print(as_table(lines))
+    console.print(as_seen(snapshot, monitor))
     failed = [line for line in lines if line.wrong]
     for line in failed:
         console.print(
@@ -78,7 +84,10 @@ def main() -> int:
         )
     octets = sum(line.octets for line in lines)
     console.print(f"{len(lines) - len(failed)} of {len(lines)} transfers whole, {octets} octets")
-    return 1 if failed else 0
+    seen = sum(side["requests"] for side in snapshot["totals"].values())
+    if seen != len(lines):
+        console.print(f"the server's monitor counts {seen} requests, not {len(lines)}")
+    return 1 if failed or seen != len(lines) else 0
 
 
 def published_hashes() -> dict[str, str]:
@@ -160,15 +169,70 @@ def as_table(lines: list[Line]) -> Table:
     return table
 
 
+def snapshot_of(monitor: str) -> dict[str, Any]:
+    """What the server says of itself: a snapshot is the second line of its monitoring channel."""
+    host, _, port = monitor.rpartition(":")
+    with socket.create_connection((host, int(port)), PATIENCE) as channel:
+        channel.settimeout(PATIENCE)
+        with channel.makefile(encoding="ascii") as lines:
+            greeting, snapshot = json.loads(lines.readline()), json.loads(lines.readline())
+    assert greeting["event"] == "greeting"
+    assert snapshot["event"] == "snapshot"
+    return dict(snapshot)
+
+
+def as_seen(snapshot: dict[str, Any], monitor: str) -> Table:
+    """The same transfers as the server saw them, and its totals below."""
+    table = Table(title=f"the same, as its monitor on {monitor} tells it", title_justify="left")
+    for heading in ("", "client", "file"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("octets", "blocks", "datagrams", "again", "round trip", "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_column("outcome")
+    for ended in snapshot["endings"]:
+        counters, round_trip = ended["counters"], ended["round_trip"]
+        table.add_row(
+            ended["operation"],
+            # rich reads brackets as markup, and an IPv6 address has them.
+            ended["peer"].replace("[", r"\["),
+            ended["file"],
+            str(counters["payload"]),
+            str(counters["blocks"]),
+            str(counters["datagrams_sent"] + counters["datagrams_received"]),
+            str(counters["retransmissions"]),
+            "" if round_trip is None else f"{1000 * round_trip:.1f} ms",
+            f"{ended['duration']:.3f}",
+            ended["outcome"],
+        )
+    sides = snapshot["totals"].values()
+    sums = {part: sum(side["counters"][part] for side in sides) for part in PARTS}
+    table.add_section()
+    table.add_row(
+        "all",
+        "",
+        "",
+        str(sums["payload"]),
+        str(sums["blocks"]),
+        str(sums["datagrams_sent"] + sums["datagrams_received"]),
+        str(sums["retransmissions"]),
+        "",
+        "",
+        f"{sum(side['outcomes']['done'] for side in sides)} done",
+    )
+    return table
+
+
 @contextlib.contextmanager
-def serving(root: Path) -> Iterator[list[str]]:
-    """Run `tftp serve` over `root` on ports that the system chooses; gives the addresses.
+def serving(root: Path) -> Iterator[tuple[list[str], str]]:
+    """Run `tftp serve` over `root` on ports that the system chooses; gives the addresses, and
+    where it can be watched.
 
     It has started when its first line says where it listens, and must end on SIGTERM with exit
     status 0.
     """
     hosts = ["127.0.0.1", *(["::1"] if has_ipv6() else [])]
     command = [str(COMMAND), "serve", str(root), "--port", "0", "--allow-write", "--json"]
+    command += ["--monitor", "0"]
     for host in hosts:
         command += ["--host", host]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
@@ -181,7 +245,7 @@ def serving(root: Path) -> Iterator[list[str]]:
             listening = json.loads(lines.get(timeout=PATIENCE) or "{}")
             if listening.get("event") != "listening":
                 raise SystemExit("tftp serve did not start; its reason stands above")
-            yield listening["addresses"]
+            yield listening["addresses"], listening["monitor"][0]
             server.send_signal(signal.SIGTERM)
             status = server.wait(PATIENCE)
             if status:
