@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.conftest import CONTENT
 from tests.cli.fullscreen import Screen, on_screen
-from tests.cli.running import Peer, run
+from tests.cli.running import Peer, run, running
 from tests.watching import eventually
 from tftp.client import Client
 from tftp.errors import PeerError
@@ -45,8 +45,8 @@ class Watched:
         return channel.places[0]
 
     def get(self, name: str) -> None:
-        host, port = self.server.address
-        Client(host, port).get(name, bytearray())
+        with Client(*self.server.address[:2]) as client:
+            client.get(name, bytearray())
 
     def begin(self, peer: Peer, name: bytes = b"boot/kernel.bin") -> None:
         """Have a peer fetch half of a file; it does nothing more then."""
@@ -295,6 +295,28 @@ def test_json_is_an_object_on_a_line_for_each_server(
     }
     assert done.returncode == 1
     assert b"Connection refused" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("engine", "options"),
+    [("threads", []), ("processes", ["--engine", "processes"]), ("workers", ["--workers", "2"])],
+)
+def test_it_reads_what_tftp_serve_tells(
+    root: Path, here: Path, engine: str, options: list[str]
+) -> None:
+    arguments = [str(root), "--host", "127.0.0.1", "--port", "0", "--json", "--monitor", "0"]
+    with running("serve", *arguments, *options, cwd=here) as server:
+        listening = json.loads(server.stdout.next())
+        (place,) = listening["monitor"]
+        host, _, port = listening["addresses"][0].rpartition(":")
+        with Client(host, int(port)) as client:
+            client.get("lines.txt", bytearray())
+        assert json.loads(server.stdout.next())["event"] == "ended"
+        told = json.loads(run("top", place, "--json", cwd=here).stdout)
+        assert told["greeting"]["engine"] == engine
+        assert told["snapshot"]["totals"]["read"]["outcomes"]["done"] == 1
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
 
 
 def test_where_nobody_answers_once_says_so_and_ends(here: Path, peer: Peer) -> None:

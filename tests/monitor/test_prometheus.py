@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.monitor.operating import Watched
 from tests.monitor.scraping import (
@@ -31,6 +32,7 @@ from tftp.monitor.metrics import Exposition, Metrics
 from tftp.monitor.place import Place
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
+DOCS = DEPLOY.parent / "docs"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "tftpkit.json").read_text())
 
@@ -170,6 +172,37 @@ def test_every_panel_says_what_it_shows_and_none_lies_on_another() -> None:
             for y in range(place["y"], place["y"] + place["h"]):
                 assert taken.setdefault((x, y), panel["title"]) == panel["title"]
     assert len(identifiers) == len(list(panels(DASHBOARD["panels"])))
+
+
+def test_the_reference_lists_every_metric_with_its_type_and_labels(url: str) -> None:
+    page = (DOCS / "reference" / "metrics.md").read_text()
+    listed = {
+        name: (kind, set(re.findall(r"`(\w+)`", labels)))
+        for name, kind, labels in re.findall(
+            r"^\| `(tftp_\w+)` \| (\w+) \| (.+?) \|", page, re.MULTILINE
+        )
+    }
+    exposed = {}
+    for family in text_string_to_metric_families(text_of(url)):
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        if name.startswith("tftp_"):
+            exposed[name] = (family.type, labels)
+        else:
+            assert f"`{name}`" in page
+    assert listed == exposed
+
+
+def test_the_queries_of_the_how_to_read_what_is_there(url: str) -> None:
+    page = (DOCS / "how-to" / "watch-a-server.md").read_text()
+    (block,) = re.findall(r"^```\n(# Share.+?)^```", page, re.MULTILINE | re.DOTALL)
+    found = selectors(re.sub(r"^#.*$", "", block, flags=re.MULTILINE))
+    scraped = scrape(url)
+    assert len(found) == 4
+    assert [missing(selector, scraped) for selector in found] == [None] * 4
+    for path in ("deploy/grafana/tftpkit.json", "deploy/prometheus/alerts.yml"):
+        assert path in page
+        assert (DEPLOY.parent / path).is_file()
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")

@@ -28,7 +28,7 @@ from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import printable
 from tftp.monitor.feed import Feeds, Message, OrderError
 from tftp.monitor.place import DEFAULT_PLACE, Place
-from tftp.monitor.top import KINDS, RATE, Order, Top, Watched
+from tftp.monitor.top import KINDS, RATE, SORTS, Order, Top, Watched
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ Examples:
 )
 @click.option(
     "--sort",
-    type=click.Choice(["age", "rate", "done", "left", "round trip", "repeats", "client", "file"]),
+    type=click.Choice(list(SORTS)),
     default="age",
     show_default=True,
     help="Sort transfers by this; the keys s and S change it.",
