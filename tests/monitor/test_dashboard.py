@@ -409,7 +409,7 @@ def test_a_place_that_is_taken_is_named() -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="a Linux option")
-def test_the_system_gives_up_a_browser_that_takes_nothing(page: Served) -> None:
+def test_the_system_gives_up_a_browser_that_takes_nothing() -> None:
     with open_listen(Place("127.0.0.1", 0)) as sock, socket.socket() as browser:
         browser.connect(sock.getsockname())
         connection, _ = sock.accept()

@@ -89,7 +89,8 @@ class PageBeside:
     """The page of a server that is started by this process; the page itself is another process.
 
     It reads a channel like any page: one of its own, on a Unix socket in a directory that only this
-    user may enter.
+    user may enter. The one of `--monitor` has room for so many readers, and strangers may be among
+    them.
 
     Attributes:
         url: what to open in a browser.
