@@ -561,6 +561,87 @@ def test_a_network_that_refuses_for_good_ends_it_in_the_middle(
     assert stage.storage.count("close") == 1
 
 
+@pytest.mark.parametrize("windowsize", [1, 4])
+def test_a_route_that_is_prohibited_ends_it_where_the_next_window_was_ready(
+    stage: Stage, windowsize: int
+) -> None:
+    with two_hosts() as (left, right):
+        endpoint = Endpoint(left.call(open_port, socket.AF_INET, ("192.0.2.1", 0)))
+        with WirePeer(endpoint.address, sock=right.socket(("192.0.2.2", 0))) as peer:
+            session = stage.sending(
+                bytes(512 * 100), Terms(windowsize=windowsize), peer=peer.address, endpoint=endpoint
+            )
+            session.start(0.0)
+            for block in range(1, 41):
+                assert isinstance(peer.receive(), Data)
+                if block == 40:
+                    left.ip("route add prohibit 192.0.2.2/32")
+                if block % windowsize == 0:
+                    peer.send(Ack(block))
+                    stage.hand_over(session, 0.001 * block)
+            assert session.finished
+            assert peer.drain() == []
+    ended = stage.ended()
+    assert ended.outcome is Outcome.UNREACHABLE
+    assert ended.error is not None
+    assert isinstance(ended.error.__cause__, PermissionError)
+    assert stage.storage.count("close") == 1
+
+
+def test_the_next_window_is_read_while_the_peer_has_the_present_one(stage: Stage) -> None:
+    session = stage.sending(bytes(512 * 100))
+    session.start(0.0)
+    acknowledged(stage, session, 20)
+    stage.peer.receive()
+    before = stage.storage.count("read_into")
+    stage.peer.send(Ack(21))
+    sent_first: list[bool] = []
+    stage.storage.before = {"read_into": lambda: sent_first.append(not stage.peer.silent(0.0))}
+    stage.hand_over(session, 0.1)
+    # One read, and the block before it has left already.
+    assert stage.storage.count("read_into") == before + 1
+    assert sent_first == [True]
+
+
+def test_an_error_is_heard_where_an_ack_was_awaited(stage: Stage) -> None:
+    session = stage.sending(bytes(512 * 100))
+    session.start(0.0)
+    acknowledged(stage, session, 30)
+    stage.peer.send(Error(3, "my disk is full"))
+    stage.hand_over(session, 0.1)
+    assert stage.ended().outcome is Outcome.PEER_ERROR
+
+
+def test_half_a_window_acknowledged_is_half_a_window_sent(stage: Stage) -> None:
+    terms = Terms(windowsize=4)
+    session = stage.sending(bytes(512 * 100), terms)
+    session.start(0.0)
+    for block in range(1, 41):
+        stage.peer.receive()
+        if block % 4 == 0:
+            stage.peer.send(Ack(block))
+            stage.hand_over(session, block / 1000)
+    for _ in range(4):
+        stage.peer.receive()
+    # 41 to 44 are out, and 45 to 48 are ready: the ACK that comes is not the one for them.
+    stage.peer.send(Ack(42))
+    stage.hand_over(session, 0.1)
+    packets = stage.peer.drain()
+    assert packets
+    blocks = [packet.block for packet in packets if isinstance(packet, Data)]
+    assert max(blocks) <= 46
+
+
+def test_a_call_in_vain_is_no_harm(stage: Stage) -> None:
+    session = stage.sending(bytes(512 * 100))
+    session.start(0.0)
+    for block in range(1, 30):
+        session.readable(0.0)
+        acknowledged_one(stage, session, block, 0.0)
+    assert session.ended is None
+    assert session.machine.counters.datagrams_received == 29
+
+
 def test_a_client_learns_at_once_that_nobody_listens(stage: Stage) -> None:
     nobody = stage.peer.address
     stage.peer.close()

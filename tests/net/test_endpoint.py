@@ -219,10 +219,12 @@ def test_a_reply_that_finds_the_queue_full_is_lost_like_any_other() -> None:
         receiver.close()
 
 
-def test_a_peer_that_nobody_listens_at_is_told_of_where_that_was_asked(far: socket.socket) -> None:
-    nobody = far.getsockname()
-    far.close()
-    endpoint = Endpoint(open_port(socket.AF_INET, LOOPBACK), tells_refusals=True)
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_peer_that_nobody_listens_at_is_told_of_where_that_was_asked(host: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with open_port(family, (host, 0)) as closed:
+        nobody = closed.getsockname()
+    endpoint = Endpoint(open_port(family, (host, 0)), tells_refusals=True)
     endpoint.send(b"hello", nobody)
     wait_for(endpoint)
     buffer = memoryview(bytearray(100))

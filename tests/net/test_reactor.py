@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import select
 import socket
 import threading
 import time
@@ -78,8 +79,12 @@ def dropped() -> list[Handler]:
     return []
 
 
-@pytest.fixture
-def reactor(dropped: list[Handler]) -> Iterator[Reactor]:
+@pytest.fixture(params=["epoll", "poll"])
+def reactor(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, dropped: list[Handler]
+) -> Iterator[Reactor]:
+    if request.param == "poll":
+        monkeypatch.delattr(select, "epoll")
     made = Reactor(dropped=dropped.append)
     yield made
     made.close()
@@ -505,10 +510,9 @@ def test_closing_leaves_no_descriptor(event: bool, monkeypatch: pytest.MonkeyPat
     assert descriptors() == before
 
 
-def test_a_handler_that_can_not_be_watched_is_not_taken_in(
-    reactor: Reactor, tmp_path: Path
-) -> None:
+def test_a_handler_that_can_not_be_watched_is_not_taken_in(tmp_path: Path) -> None:
     # epoll refuses a regular file.
+    reactor = Reactor()
     with (tmp_path / "file").open("wb") as file:
 
         class OnFile(Recorder):
@@ -518,3 +522,4 @@ def test_a_handler_that_can_not_be_watched_is_not_taken_in(
         with pytest.raises(PermissionError):
             reactor.add(OnFile())
     assert len(reactor) == 0
+    reactor.close()

@@ -54,6 +54,7 @@ def listen(
     address: Address = ("127.0.0.1", 0),
     refused: list[tuple[Arrival, TFTPError]] | None = None,
     freebind: bool = False,
+    reuse_port: bool = False,
 ) -> Listener:
     return Listener(
         socket.AF_INET6 if ":" in address[0] else socket.AF_INET,
@@ -64,6 +65,7 @@ def listen(
         ),
         numbers=itertools.count(1),
         freebind=freebind,
+        reuse_port=reuse_port,
     )
 
 
@@ -262,6 +264,16 @@ def test_a_port_that_is_taken_is_named_and_leaves_no_descriptor(
     assert caught.value.errno == errno.EADDRINUSE
     assert caught.value.filename == f"127.0.0.1:{listener.address[1]}"
     assert descriptors() == before
+
+
+def test_a_port_can_be_shared_by_those_who_agree_to_it(book: Book) -> None:
+    one = listen(book, reuse_port=True)
+    two = listen(book, one.address, reuse_port=True)
+    assert two.address == one.address
+    with pytest.raises(OSError, match="in use"):
+        listen(book, one.address)
+    one.close()
+    two.close()
 
 
 @pytest.mark.parametrize("address", [("192.0.2.99", 0), ("2001:db8::99", 0, 0, 0)])

@@ -1095,6 +1095,24 @@ def test_an_engine_that_does_not_start_leaves_no_port_open(root: Path) -> None:
     server.stop()
 
 
+@pytest.mark.parametrize("single_port", [False, True])
+def test_another_system_serves_with_plain_calls(
+    serve: Serve, root: Path, single_port: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What BSD and macOS have of all this: sockets.
+    monkeypatch.setattr(kernel, "_LINUX", False)
+    monkeypatch.setattr(kernel, "can_segment", lambda: False)
+    monkeypatch.delattr(select, "epoll")
+    monkeypatch.delattr(os, "eventfd", raising=False)
+    server = serve(Directory(root, writable=True), single_port=single_port, hosts=("127.0.0.1",))
+    with open_peer(server) as peer:
+        assert peer.read("file", blksize=1428, windowsize=16) == CONTENT
+        peer.write(CONTENT, "new", blksize=1428, windowsize=16)
+        peer.rrq("missing")
+        assert error_code(peer.receive()) == ErrorCode.FILE_NOT_FOUND
+    assert (root / "new").read_bytes() == CONTENT
+
+
 def test_a_path_is_that_directory_read_only(root: Path) -> None:
     with Server(str(root)) as server, open_peer(server) as peer:
         assert peer.read("file") == CONTENT
