@@ -34,6 +34,7 @@ from tftp.monitor.place import Place
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DOCS = DEPLOY.parent / "docs"
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
+CASES = ALERTS.with_name("alerts_test.yml")
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana" / "tftpkit.json").read_text())
 
 #: What Grafana puts in for the variables of the dashboard, where "All" is chosen.
@@ -215,6 +216,29 @@ def test_promtool_accepts_the_alerts() -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     assert f"{len(CONDITIONS)} rules found" in done.stdout.decode()
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_each_alert_fires_when_it_should_and_only_then() -> None:
+    done = subprocess.run(
+        ["promtool", "test", "rules", CASES.name],
+        cwd=CASES.parent,
+        capture_output=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    tested = re.findall(r"^ *- alertname: (\w+)$", CASES.read_text(), re.MULTILINE)
+    assert set(tested) == CONDITIONS.keys()
+
+
+def test_the_cases_of_the_alerts_are_about_series_that_are_there(url: str) -> None:
+    scraped = scrape(url)
+    series = re.findall(r"^ *- series: (.+)$", CASES.read_text(), re.MULTILINE)
+    found = [one for line in series for one in selectors(line) if one.name not in OWN]
+    assert len(found) > 10
+    for selector in found:
+        assert missing(selector, scraped) is None, selector
 
 
 class Prometheus:
