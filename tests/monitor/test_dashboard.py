@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,26 @@ def acting(one: Watched) -> Iterator[Served]:
         yield served
 
 
+@dataclass(frozen=True)
+class Standing:
+    """A watched server with a page that takes orders."""
+
+    one: Watched
+    page: Served
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standing]:
+    """For tests that change nothing: one for all of them."""
+    with (
+        watched("threads", tmp_path_factory.mktemp("standing")) as one,
+        page_of([one.place], token=TOKEN) as page,
+    ):
+        with page.stream() as stream:
+            stream.until(lambda step: step.get("state", {}).get("connected"))
+        yield Standing(one, page)
+
+
 def running(stream: Stream) -> dict[str, Any]:
     """The next transfer that the browser is told of."""
     step = stream.until(lambda step: step.get("transfers", {}).get("new"))
@@ -56,12 +77,12 @@ def ended(stream: Stream, name: str = "endings") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", [*PATHS, "/events", "/orders", "/nothing", "/../app.py"])
-def test_every_answer_carries_the_policy(page: Served, path: str) -> None:
+def test_every_answer_carries_the_policy(standing: Standing, path: str) -> None:
     if path == "/events":
-        with page.stream() as stream:
+        with standing.page.stream() as stream:
             headers = stream.headers
     else:
-        headers = page.ask(path).headers
+        headers = standing.page.ask(path).headers
     policy = dict(
         part.split(" ", 1) for part in headers["content-security-policy"].split("; ") if part
     )
@@ -74,17 +95,22 @@ def test_every_answer_carries_the_policy(page: Served, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_files_are_served_as_what_they_are(page: Served, path: str) -> None:
-    answer = page.ask(path)
-    kinds = {"/": "html", "/style.css": "css", "/page.js": "javascript", "/icon.svg": "svg"}
+def test_the_files_are_served_as_what_they_are(standing: Standing, path: str) -> None:
+    answer = standing.page.ask(path)
+    kinds = {
+        "/": "html",
+        "/style.css": "css",
+        "/page.js": "javascript",
+        "/icon.svg": "svg",
+    }
     assert answer.status == 200
     assert kinds[path] in answer.headers["content-type"]
     assert answer.body == (STATIC / (path[1:] or "index.html")).read_bytes()
 
 
-def test_a_file_that_the_browser_has_is_not_sent_again(page: Served) -> None:
-    tag = page.ask("/page.js").headers["etag"]
-    answer = page.ask("/page.js", headers={"If-None-Match": tag})
+def test_a_file_that_the_browser_has_is_not_sent_again(standing: Standing) -> None:
+    tag = standing.page.ask("/page.js").headers["etag"]
+    answer = standing.page.ask("/page.js", headers={"If-None-Match": tag})
     assert (answer.status, answer.body) == (304, b"")
 
 
@@ -273,23 +299,23 @@ def test_whoever_has_the_token_drains_the_server_and_lets_it_serve_again(
     ],
 )
 def test_without_the_token_nothing_is_obeyed(
-    one: Watched, acting: Served, headers: dict[str, str], status: int
+    standing: Standing, headers: dict[str, str], status: int
 ) -> None:
-    answer = acting.order(headers, server=str(one.place), command="drain")
+    answer = standing.page.order(headers, server=str(standing.one.place), command="drain")
     assert answer.status == status
-    assert one.server.state == "serving"
-    assert acting.ask("/token", "POST", headers=headers).status == status
+    assert standing.one.server.state == "serving"
+    assert standing.page.ask("/token", "POST", headers=headers).status == status
 
 
-def test_the_token_can_be_tried(acting: Served) -> None:
-    assert acting.ask("/token", "POST", headers=bearer()).status == 204
+def test_the_token_can_be_tried(standing: Standing) -> None:
+    assert standing.page.ask("/token", "POST", headers=bearer()).status == 204
 
 
 def test_a_wrong_token_is_logged_with_who_has_shown_it(
-    acting: Served, caplog: pytest.LogCaptureFixture
+    standing: Standing, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "tftp"):
-        acting.ask("/token", "POST", headers=bearer("guess"))
+        standing.page.ask("/token", "POST", headers=bearer("guess"))
     assert caplog.messages == ["127.0.0.1 has shown a wrong token to the page"]
 
 
@@ -300,8 +326,8 @@ def test_a_page_without_a_token_obeys_nobody(one: Watched, page: Served) -> None
     assert one.server.state == "serving"
 
 
-def test_another_site_can_have_a_browser_ask_for_nothing(one: Watched, acting: Served) -> None:
-    preflight = acting.ask(
+def test_another_site_can_have_a_browser_ask_for_nothing(standing: Standing) -> None:
+    preflight = standing.page.ask(
         "/orders",
         "OPTIONS",
         headers={
@@ -335,15 +361,13 @@ def test_another_site_can_have_a_browser_ask_for_nothing(one: Watched, acting: S
     ],
 )
 def test_an_order_that_makes_no_sense_is_refused_with_a_reason(
-    one: Watched, acting: Served, body: bytes, status: int
+    standing: Standing, body: bytes, status: int
 ) -> None:
-    with acting.stream() as stream:
-        stream.until(lambda step: step.get("state", {}).get("connected"))
-    body = body.replace(b"PLACE", str(one.place).encode())
-    answer = acting.ask("/orders", "POST", body=body, headers=bearer())
+    body = body.replace(b"PLACE", str(standing.one.place).encode())
+    answer = standing.page.ask("/orders", "POST", body=body, headers=bearer())
     assert answer.status == status
     assert answer.error
-    assert one.server.state == "serving"
+    assert standing.one.server.state == "serving"
 
 
 def test_an_order_for_a_server_that_is_out_of_reach_says_so(tmp_path: Path) -> None:
@@ -357,13 +381,13 @@ def test_an_order_for_a_server_that_is_out_of_reach_says_so(tmp_path: Path) -> N
     "junk",
     [b"\x00\x01boot\x00octet\x00", b"GET", b"POST /orders HTTP/1.1\r\nContent-Length: x\r\n\r\n"],
 )
-def test_junk_ends_one_connection_and_no_page(page: Served, junk: bytes) -> None:
-    with page.connect() as sock:
+def test_junk_ends_one_connection_and_no_page(standing: Standing, junk: bytes) -> None:
+    with standing.page.connect() as sock:
         sock.sendall(junk)
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(4096):
             pass
-    assert page.ask("/").status == 200
+    assert standing.page.ask("/").status == 200
 
 
 # -- who may look ----------------------------------------------------------------------------------
@@ -379,13 +403,13 @@ def test_a_page_for_other_hosts_shows_nothing_without_the_token(one: Watched) ->
 
 
 @pytest.mark.parametrize("host", ["elsewhere.example", "192.0.2.1", "127.0.0.1.example", "", "[::"])
-def test_a_page_for_this_host_answers_to_no_other_name(page: Served, host: str) -> None:
-    assert page.ask("/events", headers={"Host": host}).status == 421
+def test_a_page_for_this_host_answers_to_no_other_name(standing: Standing, host: str) -> None:
+    assert standing.page.ask("/events", headers={"Host": host}).status == 421
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:6980", "127.7.7.7"])
-def test_a_page_for_this_host_answers_to_its_names(page: Served, host: str) -> None:
-    assert page.ask("/", headers={"Host": host}).status == 200
+def test_a_page_for_this_host_answers_to_its_names(standing: Standing, host: str) -> None:
+    assert standing.page.ask("/", headers={"Host": host}).status == 200
 
 
 @pytest.mark.parametrize("place", ["0.0.0.0:1", "192.0.2.1:80", "[2001:db8::1]:80", "host:80"])
