@@ -92,6 +92,12 @@ def test_a_wide_screen_tells_more(stage: Stage) -> None:
     ), stage.screen(200)[2]
 
 
+def test_of_an_address_that_is_too_long_the_end_is_shown(stage: Stage) -> None:
+    stage.tell(Happening(9, b"six", "2001:db8:1234:5678:9abc:def0:1234:77").received(2.0))
+    assert re.search(r" …:def0:1234:77\]:49152 get six", line_with(stage.screen(100), "six"))
+    assert re.search(r"  …c:def0:1234:77 get six", line_with(stage.screen(80), "six"))
+
+
 def test_a_transfer_that_opens_says_so(stage: Stage) -> None:
     stage.tell(Happening(9, b"slow").received(2.0))
     assert re.search(r"get slow .* opens ", line_with(stage.screen(), "slow"))

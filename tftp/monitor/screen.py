@@ -456,14 +456,13 @@ _Pair = tuple[Watched, Row]
 
 def _transfer_columns(top: Top, look: Look) -> list[_Column]:
     """What is told of a transfer."""
-    wide = look.width >= _WIDE
     several = len(top.servers) > 1 and top.focus is None
     columns = [
         _Column("", 1, lambda pair: ""),
         *([_Column("SERVER", 22, lambda pair: pair[0].server, spare=6)] if several else ()),
         _Column("NUMBER", 7, lambda pair: str(pair[1]["transfer"]), right=True, spare=4),
-        _Column("CLIENT", 21 if wide else 15, lambda pair: _client(pair[1], wide), sort="client"),
-        _Column("", 3, lambda pair: "get" if pair[1]["operation"] == "read" else "put"),
+        _client_column("CLIENT", look),
+        _Column("", 3, lambda pair: _verb(pair[1])),
         _Column("DONE", 6, lambda pair: _done(pair[1]), right=True, sort="done"),
         _Column("RATE", 9, _pace, right=True, sort="rate", spare=1),
         _Column("TRIP", 7, lambda pair: _trip(pair[1]), right=True, sort="round trip", spare=2),
@@ -493,9 +492,19 @@ def _bar(done: float | None, width: int, look: Look) -> Text:
     return Text().append(full * filled, "cyan").append(rest * (width - filled), _DIM)
 
 
-def _client(row: Row, with_port: bool) -> str:
-    peer = str(row["peer"])
-    return peer if with_port else peer.rpartition(":")[0]
+def _client_column(title: str, look: Look) -> _Column:
+    """Who it is for. The ends of addresses tell hosts of one network apart."""
+    if look.width >= _WIDE:
+        return _Column(title, 21, lambda pair: str(pair[1]["peer"]), tail=True, sort="client")
+    return _Column(title, 15, lambda pair: _host(pair[1]), tail=True, sort="client")
+
+
+def _host(row: Row) -> str:
+    return str(row["peer"]).rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def _verb(row: Row) -> str:
+    return "get" if row["operation"] == "read" else "put"
 
 
 def _done(row: Row) -> str:
@@ -554,12 +563,8 @@ def _failures(
     with_server = len(top.servers) > 1 and top.focus is None and look.width >= _WIDE
     columns = [
         _Column("", 8, _when),
-        _Column(
-            "",
-            21 if look.width >= _WIDE else 15,
-            lambda pair: _client(pair[1], look.width >= _WIDE),
-        ),
-        _Column("", 3, lambda pair: "get" if pair[1]["operation"] == "read" else "put"),
+        _client_column("", look),
+        _Column("", 3, lambda pair: _verb(pair[1])),
         _Column("", max(16, look.width // 4), lambda pair: str(pair[1]["file"]), tail=True),
         _Column("", 0, lambda pair: Text()),
     ]
