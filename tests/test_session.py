@@ -314,11 +314,9 @@ def test_windows_arrive_whole_with_and_without_joining(stage: Stage, joins: bool
     sender.close()
 
 
-@pytest.mark.parametrize("blksize", [8, 9])
-@pytest.mark.parametrize("rollover", [None, 0, 1])
-def test_block_numbers_go_on_across_the_wrap(
-    stage: Stage, rollover: int | None, blksize: int
-) -> None:
+@pytest.mark.parametrize("rollover", [0, 1])
+def test_block_numbers_go_on_across_the_wrap(stage: Stage, rollover: int) -> None:
+    blksize = 8
     content = bytes(range(251)) * (65600 * blksize // 251)
     terms = Terms(blksize=blksize, windowsize=64, rollover=rollover)
     session = stage.sending(content, terms)

@@ -240,7 +240,7 @@ def test_a_request_that_is_forged_again_and_again_gets_no_more_for_it(
             victim.silent(0.005)
             victim.drain()
         assert len(victim.received) <= 3 * len(witness.all(RequestReceived))
-        assert len(victim.sent) > 20
+        assert len(victim.sent) > 3
         assert not any(map(is_error, victim.received))
 
 
