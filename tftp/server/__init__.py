@@ -69,6 +69,7 @@ class Server:
         self._closing = False
         self._stopping = threading.Lock()
         self._stopped = threading.Event()
+        self._telling = threading.local()
 
     def __enter__(self) -> "Server":
         self.start()
@@ -200,7 +201,12 @@ class Server:
 
         Nothing is left behind: no thread, no descriptor, no half-written file. May be called from
         any thread, and again.
+
+        Raises:
+            RuntimeError: an observer called this, in a thread that would have to wait for itself.
         """
+        if getattr(self._telling, "observers", False):
+            raise RuntimeError("an observer can not stop its server: have another thread do it")
         self._ending = True
         with self._stopping:
             if self._reactor is not None and self._thread is not None:
@@ -283,11 +289,13 @@ class Server:
         return [(kind, address, optional) for (kind, address), optional in found.items()]
 
     def _report(self, event: Event) -> None:
+        self._telling.observers = True
         for observer in self._observers:
             try:
                 observer(event)
             except Exception:
                 logger.exception("an observer failed")
+        self._telling.observers = False
 
 
 # How many ports of the system's choice are tried, beside the last.
