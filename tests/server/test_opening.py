@@ -305,6 +305,24 @@ def test_each_interface_has_an_mtu_of_its_own_though_the_client_has_one_address(
         assert [left.call(blksize, scope) for scope in scopes] == ["1448", "1348"]
 
 
+def test_the_way_to_a_client_is_not_looked_up_for_each_request(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Address] = []
+    real = kernel.path_mtu
+
+    def path_mtu(peer: Address, family: int) -> int | None:
+        asked.append(peer)
+        return real(peer, family)
+
+    monkeypatch.setattr(kernel, "path_mtu", path_mtu)
+    desk.rules(Scripted())
+    for port in (7, 8, 9):
+        desk.granted(blksize=1428, peer=("127.0.0.1", port))
+        desk.granted(blksize=512, peer=("127.0.0.9", port))
+    assert asked == [("127.0.0.1", 7)]
+
+
 @pytest.mark.parametrize("name", ["blksize", "blksize2"])
 def test_a_client_that_can_not_be_reached_is_taken_for_one_on_ethernet(
     desk: Desk, name: str

@@ -567,6 +567,26 @@ def test_observers_that_raise_disturb_nobody(
     assert caplog.text.count("an observer failed") == 10
 
 
+def test_an_observer_that_stops_its_server_is_told_to_let_another_do_it(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+
+    def stop_after_the_first(event: Event) -> None:
+        if isinstance(event, TransferEnded):
+            over.set()
+            server.stop()
+
+    with Server(Directory(root), observers=[stop_after_the_first]) as server:
+        for _ in range(2):  # All of it goes on.
+            with open_peer(server) as peer:
+                assert peer.read("file") == CONTENT
+        assert over.wait(PATIENCE)
+        assert server.state == "serving"
+    assert "an observer can not stop its server" in caplog.text
+    assert not threads()
+
+
 # -- addresses ------------------------------------------------------------------------------------
 
 
