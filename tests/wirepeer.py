@@ -132,9 +132,10 @@ class WirePeer:
         self.rrq(name, mode, **options)
         return self.collect(int(str(options.get("rollover", 0))))
 
-    def collect(self, rollover: int = 0, *, blksize: int = 512, block: int = 0) -> bytes:
+    def collect(
+        self, rollover: int = 0, *, blksize: int = 512, windowsize: int = 1, block: int = 0
+    ) -> bytes:
         """All of the file that comes now, behind the block that came last."""
-        windowsize = 1
         content = bytearray()
         while True:
             match self.receive():

@@ -1184,3 +1184,66 @@ def test_ports_of_the_range_are_used_and_a_full_range_is_said(
         assert eventually(lambda: server.running == 0)
         assert late.read("file") == CONTENT
         assert late.tid == ("127.0.0.1", only)
+
+
+# -- an operator's orders -------------------------------------------------------------------------
+
+
+def test_one_transfer_is_cancelled_and_the_others_go_on(
+    serve: Serve, witness: Witness, root: Path
+) -> None:
+    server = serve(Directory(root, writable=True))
+    with open_peer(server) as one, open_peer(server) as other:
+        one.wrq("new")
+        assert one.receive() == Ack(0)
+        other.rrq("file")
+        assert other.receive() == Data(1, CONTENT[:512])
+        number = witness.wait(TransferStarted).transfer
+        assert server.cancel(number)
+        assert error_code(one.receive()) == 0
+        assert witness.outcome() is Outcome.ABORTED
+        assert not server.cancel(number)
+        assert not server.cancel(999)
+        other.send(Ack(1))
+        assert CONTENT[:512] + other.collect(block=1) == CONTENT
+    assert [entry.name for entry in root.iterdir()] == ["file"]
+
+
+def test_a_paused_server_finishes_what_runs_and_takes_nothing_new(
+    serve: Serve, witness: Witness, root: Path
+) -> None:
+    server = serve(Directory(root))
+    with open_peer(server) as running, open_peer(server) as late:
+        running.rrq("file")
+        assert running.receive() == Data(1, CONTENT[:512])
+        server.pause()
+        assert server.state == "draining"
+        late.rrq("file")
+        assert error_code(late.receive()) == 0
+        running.send(Ack(1))
+        assert CONTENT[:512] + running.collect(block=1) == CONTENT
+        server.resume()
+        assert server.state == "serving"
+        assert late.read("file") == CONTENT
+    assert len(witness.all(RequestRefused)) == 1
+
+
+def test_limits_change_for_requests_to_come(serve: Serve, root: Path) -> None:
+    server = serve(Directory(root))
+    with open_peer(server) as one, open_peer(server) as two:
+        one.rrq("file", blksize=1428, windowsize=16)
+        assert one.receive() == OptionAck({"blksize": "1428", "windowsize": "16"})
+        server.change_limits(max_blksize=1024, max_windowsize=2, max_transfers=1)
+        assert server.limits == {"max_transfers": 1, "max_blksize": 1024, "max_windowsize": 2}
+        two.rrq("file")
+        assert error_code(two.receive()) == 0  # There is one already.
+        one.send(Ack(0))
+        assert one.collect(blksize=1428, windowsize=16) == CONTENT
+        assert eventually(lambda: server.running == 0)
+        two.rrq("file", blksize=1428, windowsize=16)
+        assert two.receive() == OptionAck({"blksize": "1024", "windowsize": "2"})
+        with pytest.raises(ValueError, match="blksize"):
+            server.change_limits(max_blksize=7)
+        with pytest.raises(ValueError, match="max_transfers"):
+            server.change_limits(max_transfers=0)
+        assert server.limits["max_blksize"] == 1024
