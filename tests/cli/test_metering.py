@@ -36,6 +36,7 @@ def test_metrics_tell_what_the_server_has_done(root: Path, here: Path, engine: s
         assert run("get", f"{listening[1]}/boot/kernel.bin", cwd=here).returncode == 0
         assert run("get", f"{listening[1]}/missing", cwd=here).returncode == 1
         url = metrics[1]
+        assert eventually(lambda: scrape(url)("tftp_requests_total") == 2)
         assert eventually(lambda: scrape(url)("tftp_transfers_total") == 1)
         scraped = scrape(url)
         assert scraped("tftp_payload_bytes_total", operation="read") == len(CONTENT)
