@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from tftp.errors import TFTPError
@@ -31,6 +32,7 @@ __all__ = [
     "format_address",
     "kind_of",
     "printable",
+    "request_as_json",
 ]
 
 #: A socket address as the `socket` module gives it: (host, port) or (host, port, flow, scope).
@@ -215,14 +217,28 @@ def kind_of(event: Event) -> str:
 
 def as_json(event: Event) -> dict[str, Any]:
     """The event as values that `json.dumps` takes; `event` names its kind, for example "ended"."""
-    record: dict[str, Any] = {"event": kind_of(event)}
-    for part in fields(event):
-        value = getattr(event, part.name)
-        if part.name == "request":
-            record |= _request_json(value)
-        else:
-            record[part.name] = _json_value(value)
+    record: dict[str, Any] = {
+        "event": kind_of(event),
+        "time": event.time,
+        "transfer": event.transfer,
+        **request_as_json(event.request),
+    }
+    for name, convert in _OWN[type(event)]:
+        value = getattr(event, name)
+        record[name] = value if convert is None or value is None else convert(value)
     return record
+
+
+def request_as_json(request: Request) -> dict[str, Any]:
+    """The part of an event's JSON form that is the request's."""
+    return {
+        "operation": request.operation.value,
+        "file": printable(request.filename),
+        "mode": printable(request.mode),
+        "asked": _printable_options(request.options),
+        "peer": format_address(request.peer),
+        "local": format_address(request.local),
+    }
 
 
 _KINDS: dict[type[Event], str] = {
@@ -234,33 +250,36 @@ _KINDS: dict[type[Event], str] = {
 }
 
 
-def _request_json(request: Request) -> dict[str, Any]:
-    return {
-        "operation": request.operation.value,
-        "file": printable(request.filename),
-        "mode": printable(request.mode),
-        "asked": _printable_options(request.options),
-        "peer": format_address(request.peer),
-        "local": format_address(request.local),
-    }
-
-
-def _json_value(value: Any) -> Any:
-    match value:
-        case Outcome():
-            return value.value
-        case TFTPError():
-            return {"code": int(value.code), "message": printable(value.message)}
-        case Terms() | Counters():
-            return {part.name: getattr(value, part.name) for part in fields(value)}
-        case Mapping():
-            return _printable_options(value)
-        case _:
-            return value
-
-
 def _printable_options(options: Mapping[str, str]) -> dict[str, str]:
     return {printable(name): printable(value) for name, value in options.items()}
+
+
+def _error_json(error: TFTPError) -> dict[str, Any]:
+    return {"code": int(error.code), "message": printable(error.message)}
+
+
+def _record_json(names: tuple[str, ...]) -> Callable[[Any], dict[str, Any]]:
+    """What makes a dict of the attributes of these names."""
+    values = attrgetter(*names)
+    return lambda record: dict(zip(names, values(record), strict=True))
+
+
+# Every event of a busy server comes through here: what can be known before is looked up once.
+_CONVERT: dict[str, Callable[[Any], Any]] = {
+    "outcome": attrgetter("value"),
+    "error": _error_json,
+    "terms": _record_json(tuple(part.name for part in fields(Terms))),
+    "counters": _record_json(tuple(part.name for part in fields(Counters))),
+    "granted": _printable_options,
+}
+_COMMON = frozenset(part.name for part in fields(Event))
+# The members that a kind has beside those of all events, and what makes each fit for JSON.
+_OWN: dict[type[Event], list[tuple[str, Callable[[Any], Any] | None]]] = {
+    kind: [
+        (part.name, _CONVERT.get(part.name)) for part in fields(kind) if part.name not in _COMMON
+    ]
+    for kind in _KINDS
+}
 
 
 def printable(text: bytes | str) -> str:

@@ -234,7 +234,7 @@ _SIDES = st.sampled_from(Operation)
 _ENDS = st.one_of(st.none(), st.just("refused"), st.sampled_from(Outcome))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(_SIDES, _ENDS, st.integers(0, 900), st.integers(0, 30)), max_size=80))
 def test_totals_and_tallies_add_up(
     lives: list[tuple[Operation, str | Outcome | None, int, int]],
@@ -307,6 +307,7 @@ def flood(board: Board, first: int, count: int) -> None:
         board(RequestRefused(time=NOON, transfer=number, request=request, error=error))
 
 
+@pytest.mark.timeout(300)
 def test_a_million_names_and_addresses_do_not_make_it_grow(board: Board) -> None:
     flood(board, 0, 20_000)
     tracemalloc.start()

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.monitor.conftest import FILES
 from tests.monitor.happening import Happening
 from tests.monitor.junk import ANYTHING
 from tests.monitor.operating import Operator, Watched, channel_of, watched
@@ -880,7 +881,7 @@ def test_a_cancelled_upload_leaves_no_file(each: Watched, root: Path) -> None:
         operator.order("cancel", transfer=operator.wait("started")["transfer"])
         assert error_code(peer.receive()) == 0
         assert operator.wait("ended")["outcome"] == "aborted"
-    assert sorted(entry.name for entry in root.iterdir()) == ["empty", "large", "small"]
+    assert sorted(entry.name for entry in root.iterdir()) == sorted(FILES)
 
 
 def test_a_draining_server_refuses_what_is_new_and_finishes_what_runs(each: Watched) -> None:

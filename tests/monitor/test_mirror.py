@@ -51,7 +51,7 @@ _STEPS = st.lists(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(_STEPS)
 def test_snapshot_and_events_come_to_the_same_as_a_later_snapshot(
     steps: list[tuple[int, str, int]],

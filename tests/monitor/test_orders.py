@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.monitor.junk import ANYTHING
@@ -55,6 +55,7 @@ def test_a_wrong_member_keeps_the_order_s_name() -> None:
     assert (refused.value.command, refused.value.id) == ("cancel", "4")
 
 
+@settings(deadline=None)
 @given(ANYTHING)
 @example(b"\xff")
 @example(b"{}")
@@ -74,6 +75,7 @@ def test_anything_is_an_order_or_nonsense_that_can_be_answered(line: bytes) -> N
         json.dumps([order.id])
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(ORDERS)), st.integers() | st.text(max_size=64))
 def test_any_id_comes_back(command: str, number: int | str) -> None:
     members = {"transfer": 1, "token": "x", "level": "info"}

@@ -18,7 +18,7 @@ from tests.monitor.operating import ARRANGEMENTS, Operator, channel_of, watched
 from tests.watching import eventually
 from tests.wirepeer import PATIENCE, WirePeer, error_code
 from tftp.monitor.board import Board
-from tftp.packets import Ack, Data, Error, OptionAck
+from tftp.packets import Ack, Data, Error, OptionAck, Packet
 from tftp.server import Server, ServerConfig
 from tftp.server.processes import ProcessEngine
 from tftp.server.supervisor import Supervisor
@@ -41,7 +41,7 @@ class Client:
     """
 
     operation = "read"
-    name = "small"
+    name = "medium"
     options: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, peer: WirePeer, number: int) -> None:
@@ -58,18 +58,28 @@ class Client:
     @property
     def payload(self) -> int:
         """Octets of the file that go over."""
-        return len(FILES["small"])
+        return len(FILES[self.name])
 
     def ask(self) -> None:
-        """Send the request, and see the first answer."""
+        """Send the request."""
         self.peer.rrq(self.name, "octet", **self.options)
-        self._first = self.peer.receive()
+
+    def begin(self) -> None:
+        """Take the first answer, and show that somebody is there."""
+        self.hear(Data(1, FILES[self.name][:512]))
+        # What comes from elsewhere, to a port that somebody else has used before, is none of it.
+        self.peer.sock.connect(self.peer.tid)
+        self.peer.send(Ack(1))
 
     def finish(self) -> None:
         """All the rest."""
-        self.peer.send(Ack(1))
-        assert self.peer.receive() == Data(2, FILES["small"][512:])
+        self.hear(Data(2, FILES[self.name][512:1024]))
         self.peer.send(Ack(2))
+        self.hear(Data(3, FILES[self.name][1024:]))
+        self.peer.send(Ack(3))
+
+    def hear(self, expected: Packet) -> None:
+        assert self.peer.receive() == expected
 
 
 class Negotiator(Client):
@@ -78,12 +88,12 @@ class Negotiator(Client):
     name = "large"
     options = MappingProxyType({"blksize": 1024, "windowsize": 16, "tsize": 0})
 
-    @property
-    def payload(self) -> int:
-        return len(FILES["large"])
+    def begin(self) -> None:
+        assert isinstance(self.peer.receive(), OptionAck)
+        self.peer.sock.connect(self.peer.tid)
+        self.peer.send(Ack(0))
 
     def finish(self) -> None:
-        self.peer.send(Ack(0))
         for block in range(1, len(FILES["large"]) // 1024 + 2):
             packet = self.peer.receive()
             assert isinstance(packet, Data)
@@ -96,11 +106,13 @@ class Stutterer(Client):
     """Says everything twice."""
 
     def finish(self) -> None:
+        self.hear(Data(2, FILES[self.name][512:1024]))
         for _ in range(3):
             self.peer.send(Ack(1))
-        assert self.peer.receive() == Data(2, FILES["small"][512:])
-        self.peer.send(Ack(1))
         self.peer.send(Ack(2))
+        self.hear(Data(3, FILES[self.name][1024:]))
+        self.peer.send(Ack(2))
+        self.peer.send(Ack(3))
 
 
 class Uploader(Client):
@@ -115,10 +127,16 @@ class Uploader(Client):
     def ask(self) -> None:
         self.name = f"upload-{self.number}"
         self.peer.wrq(self.name)
-        assert self.peer.receive() == Ack(0)
+
+    def begin(self) -> None:
+        self.hear(Ack(0))
+        self.peer.sock.connect(self.peer.tid)
+        self.peer.send(Data(1, UPLOAD[:512]))
+        self.hear(Ack(1))
 
     def finish(self) -> None:
-        for block in (1, 2, 3):
+        self.peer.send(Data(1, UPLOAD[:512]))
+        for block in (2, 3):
             data = Data(block, UPLOAD[512 * (block - 1) : 512 * block])
             self.peer.send(data)
             while (answer := self.peer.receive()) != Ack(block):
@@ -139,8 +157,7 @@ class Leaver(Client):
         return 512
 
     def finish(self) -> None:
-        self.peer.send(Ack(1))
-        assert self.peer.receive() == Data(2, FILES["small"][512:])
+        self.hear(Data(2, FILES[self.name][512:1024]))
         self.peer.send(Error(3, "my disk is full"))
 
 
@@ -157,9 +174,8 @@ class Mistaken(Client):
     def payload(self) -> int:
         return 0
 
-    def ask(self) -> None:
-        super().ask()
-        assert error_code(self._first) == 1
+    def begin(self) -> None:
+        assert error_code(self.peer.receive()) == 1
         self.errors = 1
 
     def finish(self) -> None:
@@ -182,12 +198,16 @@ def crowd(server: Any) -> Iterator[list[Client]]:
 def test_snapshot_and_totals_are_what_two_hundred_clients_saw(arrangement: str, root: Path) -> None:
     with (
         watched(arrangement, root, patience=UNHURRIED) as found,
-        found.operator() as operator,
+        Operator(found.place, closely=1) as operator,
         crowd(found.address) as clients,
     ):
+        operator.wait("snapshot")
         operator.say("subscribe ended refused started")
+        operator.answer("subscribe")
         for client in clients:
             client.ask()
+        for client in clients:
+            client.begin()
         running = [client for client in clients if client.outcome is not None]
         for _ in clients:
             while operator.next()["event"] not in ("started", "refused"):

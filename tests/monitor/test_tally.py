@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Hashable
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tftp.monitor.tally import Tally
@@ -32,6 +32,7 @@ KEYS = st.lists(st.integers(0, 12), max_size=200)
 CAPACITIES = st.integers(1, 8)
 
 
+@settings(deadline=None)
 @given(CAPACITIES, KEYS)
 def test_rows_and_others_together_are_exact(capacity: int, keys: list[int]) -> None:
     tally = counted(capacity, keys)
@@ -40,12 +41,14 @@ def test_rows_and_others_together_are_exact(capacity: int, keys: list[int]) -> N
     assert sum(row.octets for row in rows) == sum(keys)
 
 
+@settings(deadline=None)
 @given(CAPACITIES, KEYS)
 def test_there_are_never_more_rows_than_the_capacity(capacity: int, keys: list[int]) -> None:
     tally = counted(capacity, keys)
     assert len(tally) == len(tally.rows()) == min(capacity, len(set(keys)))
 
 
+@settings(deadline=None)
 @given(CAPACITIES, KEYS)
 def test_a_row_missed_no_more_than_it_says(capacity: int, keys: list[int]) -> None:
     true = Counter(keys)
@@ -54,6 +57,7 @@ def test_a_row_missed_no_more_than_it_says(capacity: int, keys: list[int]) -> No
         assert row.missed <= len(keys) / capacity
 
 
+@settings(deadline=None)
 @given(CAPACITIES, KEYS)
 def test_whoever_has_more_than_its_share_has_a_row(capacity: int, keys: list[int]) -> None:
     known = {row.key for row in counted(capacity, keys).rows()}
@@ -61,6 +65,7 @@ def test_whoever_has_more_than_its_share_has_a_row(capacity: int, keys: list[int
         assert key in known or count <= len(keys) / capacity
 
 
+@settings(deadline=None)
 @given(KEYS)
 def test_a_table_that_was_never_full_is_exact(keys: list[int]) -> None:
     tally = counted(13, keys)

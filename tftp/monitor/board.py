@@ -9,6 +9,7 @@ It knows nothing of sockets or readers. Who wants every event in the order of th
 """
 
 import operator
+import struct
 import threading
 import time
 from bisect import bisect_left
@@ -57,9 +58,14 @@ _DURATIONS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120, 300, 60
 _RATES = (1e3, 1e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, 3e8, 1e9)
 _ROUND_TRIPS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)
 
+# Counters are summed up for the totals, for a client and for a file at every end of a transfer. So
+# they are packed into one integer, with 128 bits of room for each: one addition adds them all.
 _COUNTERS = tuple(counter.name for counter in fields(Counters))
 _values = operator.attrgetter(*_COUNTERS)
-_NOTHING = (0,) * len(_COUNTERS)
+_LAYOUT = struct.Struct("<" + "Q8x" * len(_COUNTERS))
+_WIDE = struct.Struct("<" + "QQ" * len(_COUNTERS))
+
+_SUCCEEDED = frozenset(outcome.value for outcome in Outcome if outcome.succeeded)
 
 
 class Board:
@@ -124,8 +130,8 @@ class Board:
             "running": len(transfers),
             "totals": _totals(sides, transfers),
             "transfers": [transfer.as_json(now) for transfer in transfers],
-            "endings": [as_json(event) for event in endings],
-            "failures": [as_json(event) for event in failures],
+            "endings": [as_json(_cut(event)) for event in endings],
+            "failures": [as_json(_cut(event)) for event in failures],
             "clients": clients.as_json(lambda host: {"client": printable(host)}),
             "files": files.as_json(lambda name: {"file": printable(name)}),
             "errors": errors.as_json(_fault_names),
@@ -169,7 +175,7 @@ class Board:
             side.requests += 1  # It got no further than the door.
         side.refused += 1
         self._fault("refused", event.error, event.time)
-        self._failures.append(_cut(event))
+        self._failures.append(_bounded(event))
         for account in self._accounts(request, event.time):
             account.refused += 1
 
@@ -186,17 +192,17 @@ class Board:
 
     def _ended(self, event: TransferEnded) -> None:
         self._transfers.pop(event.transfer, None)
-        request, outcome = event.request, event.outcome
-        counted = _values(event.counters)
-        succeeded = outcome.succeeded
-        self._side(request).ended(event, counted)
-        event = _cut(event)
+        request, outcome = event.request, event.outcome.value
+        counters = _packed(event.counters)
+        succeeded = outcome in _SUCCEEDED
+        self._side(request).ended(event, outcome, counters)
+        event = _bounded(event)
         self._endings.append(event)
         if not succeeded:
             self._failures.append(event)
-            self._fault(outcome.value, event.error, event.time)
+            self._fault(outcome, event.error, event.time)
         for account in self._accounts(request, event.time):
-            account.ended(succeeded, counted)
+            account.ended(succeeded, counters)
 
     def _side(self, request: Request) -> "_Side":
         return self._read if request.operation is Operation.READ else self._write
@@ -251,6 +257,7 @@ class _Transfer:
             "granted": {},
             "size": None,
             **row,
+            **({"size": progress.size} if progress else {}),
             "state": "running" if self.started else "opening",
             "began": began,
             "duration": max(0.0, now - began),
@@ -290,7 +297,7 @@ class _Histogram:
 
 
 class _Side:
-    """The totals of reads, or of writes. `settled` are the counters of what has ended."""
+    """The totals of reads, or of writes. `settled` are the packed counters of what has ended."""
 
     __slots__ = ("duration", "outcomes", "rate", "refused", "requests", "round_trip", "settled")
 
@@ -298,20 +305,20 @@ class _Side:
         self.requests = 0
         self.refused = 0
         self.outcomes = {outcome.value: 0 for outcome in Outcome}
-        self.settled: tuple[int, ...] = _NOTHING
+        self.settled = 0
         self.duration = _Histogram(_DURATIONS)
         self.rate = _Histogram(_RATES)
         self.round_trip = _Histogram(_ROUND_TRIPS)
 
-    def ended(self, event: TransferEnded, counted: tuple[int, ...]) -> None:
-        outcome = event.outcome
-        self.outcomes[outcome.value] += 1
-        self.settled = tuple(map(operator.add, self.settled, counted))
-        if not outcome.succeeded:
+    def ended(self, event: TransferEnded, outcome: str, counters: int) -> None:
+        self.outcomes[outcome] += 1
+        self.settled += counters
+        if outcome not in _SUCCEEDED:
             return
-        self.duration.add(event.duration)
-        if event.duration > 0:
-            self.rate.add(event.counters.payload / event.duration)
+        duration = event.duration
+        self.duration.add(duration)
+        if duration > 0:
+            self.rate.add(event.counters.payload / duration)
         if event.round_trip is not None:
             self.round_trip.add(event.round_trip)
 
@@ -355,15 +362,15 @@ class _Account:
         self.succeeded = 0
         self.failed = 0
         self.refused = 0
-        self.counters: tuple[int, ...] = _NOTHING
+        self.counters = 0  # packed
         self.last = 0.0
 
-    def ended(self, succeeded: bool, counted: tuple[int, ...]) -> None:
+    def ended(self, succeeded: bool, counters: int) -> None:
         if succeeded:
             self.succeeded += 1
         else:
             self.failed += 1
-        self.counters = tuple(map(operator.add, self.counters, counted))
+        self.counters += counters
 
     def absorb(self, other: "_Account") -> None:
         self.requests += other.requests
@@ -372,7 +379,7 @@ class _Account:
         self.succeeded += other.succeeded
         self.failed += other.failed
         self.refused += other.refused
-        self.counters = tuple(map(operator.add, self.counters, other.counters))
+        self.counters += other.counters
 
 
 class _Fault:
@@ -414,7 +421,7 @@ class _Copy:
     def _row(self, values: tuple[Any, ...]) -> dict[str, Any]:
         row = dict(zip(self._parts, values, strict=True))
         if "counters" in row:
-            row["counters"] = dict(zip(_COUNTERS, row["counters"], strict=True))
+            row["counters"] = _unpacked(row["counters"])
         return row
 
 
@@ -436,24 +443,44 @@ def _totals(
         side = totals[transfer.received.request.operation.value]
         side["running"] += 1
         if transfer.progress is not None:
-            counted = _values(transfer.progress.counters)
-            side["counters"] = tuple(map(operator.add, side["counters"], counted))
+            side["counters"] += _packed(transfer.progress.counters)
     for side in sides:
-        side["counters"] = dict(zip(_COUNTERS, side["counters"], strict=True))
+        side["counters"] = _unpacked(side["counters"])
     return totals
 
 
+def _packed(counters: Counters) -> int:
+    return int.from_bytes(_LAYOUT.pack(*_values(counters)), "little")
+
+
+def _unpacked(counters: int) -> dict[str, int]:
+    words = _WIDE.unpack(counters.to_bytes(_WIDE.size, "little"))
+    return {
+        name: low + (high << 64)
+        for name, low, high in zip(_COUNTERS, words[::2], words[1::2], strict=True)
+    }
+
+
 _E = TypeVar("_E", bound=Event)
+
+
+def _bounded(event: _E) -> _E:
+    """The event, fit to be kept: a request is four kilobytes at the most, but its options could be
+    a thousand objects, and an error message has sixty kilobytes.
+    """
+    if len(event.request.options) > _OPTIONS:
+        event = replace(event, request=_cut_request(event.request))
+    if isinstance(event, TransferEnded):
+        error = event.error
+        if isinstance(error, PeerError) and len(error.message) > _MESSAGE:
+            return replace(event, error=PeerError(error.message[:_MESSAGE], error.code))
+    return event
 
 
 def _cut(event: _E) -> _E:
     """The event without what a client has put into it to make it large."""
     if _is_large(event.request):
         event = replace(event, request=_cut_request(event.request))
-    if isinstance(event, TransferEnded):
-        error = event.error
-        if isinstance(error, PeerError) and len(error.message) > _MESSAGE:
-            return replace(event, error=PeerError(error.message[:_MESSAGE], error.code))
     return event
 
 

@@ -51,8 +51,9 @@ _PROGRESS_WAITING, _MOST_WAITING = 4096, 8192
 # Seconds between two deliveries at the least, and how many events are in one at the most: a
 # transfer's thread waits for the interpreter's lock meanwhile.
 _PAUSE, _AT_ONCE = 0.02, 64
-# Seconds of rest for each second of work.
-_REST = 9.0
+# Seconds of rest for each second of work: a twentieth of the interpreter's time is the most that
+# events cost.
+_REST = 19.0
 # Seconds between two looks at the server's state, while somebody listens.
 _LOOK = 0.5
 # Readers at once, and snapshots that one of them may wait for.
