@@ -1,6 +1,5 @@
 """`tftp serve --monitor`: the channel that it opens, and what there is to say about it."""
 
-import logging
 from typing import TYPE_CHECKING
 
 import click
@@ -26,9 +25,7 @@ def channel_of(board: "Board", server: "Controls", place: Place, token: str | No
     from tftp.monitor.channel import Channel
 
     try:
-        return Channel(
-            board, server, place, token=token, version=version(), log_level=_set_log_level
-        )
+        return Channel(board, server, place, token=token, version=version())
     except ValueError as error:
         raise click.UsageError(
             f"{error} (--monitor-token-file FILE, or {VARIABLE} in the environment)"
@@ -49,13 +46,3 @@ def warning_of(place: Place) -> str | None:
         f"tftp: other hosts can reach the monitor on {place}: they need the token, and it travels "
         "in the clear: across networks that you do not trust use a tunnel"
     )
-
-
-def _set_log_level(level: str) -> None:
-    """Log so much, on stderr if it goes nowhere yet."""
-    logger = logging.getLogger("tftp")
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
-        logger.addHandler(handler)
-    logger.setLevel(level)

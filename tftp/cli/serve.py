@@ -23,6 +23,7 @@ from tftp.cli.display import count, write_line
 from tftp.cli.failures import explain_root, explain_start
 from tftp.cli.interruption import SignalPipe
 from tftp.cli.journal import Journal, as_text, is_failure, is_result
+from tftp.cli.logs import FORMATS, Log, syslog_place
 from tftp.cli.metering import (
     explain_exposition,
     exposition_of,
@@ -35,6 +36,7 @@ from tftp.cli.monitoring import warning_of as warning_of_monitor
 from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import Event, Observer, as_json, format_address, printable
 from tftp.monitor.board import Board
+from tftp.monitor.daemons import SYSLOG
 from tftp.monitor.place import Place
 from tftp.options import MAX_BLKSIZE, MAX_WINDOWSIZE, MIN_BLKSIZE, Limits
 from tftp.server import Server, ServerConfig
@@ -144,6 +146,8 @@ class ServeOptions:
     metrics: Place | None
     dashboard: str | None
     monitor_token_file: Path | None
+    log_format: str | None
+    syslog: Place | None
     json: bool
     verbose: bool
     quiet: bool
@@ -358,6 +362,20 @@ Examples:
     help="Let only who knows the token in this file cancel and drain, and look from elsewhere. "
     f"Or put it into {VARIABLE}.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(FORMATS),
+    help="Also log each result on stderr, or with journald in systemd's journal. Without it, "
+    "journald where stderr is the journal.",
+)
+@click.option(
+    "--syslog",
+    type=_Parsed("address", syslog_place),
+    is_flag=False,
+    flag_value=SYSLOG,
+    metavar="[ADDRESS]",
+    help=f"Also log to a syslog daemon: {SYSLOG}, or --syslog=/PATH or --syslog=HOST:PORT (UDP).",
+)
 @click.option("--json", is_flag=True, help="One JSON object per line.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say what is asked, started, under way.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
@@ -376,12 +394,16 @@ def command(**given: Any) -> int:
     except OSError as error:
         write_line(str(explain_root(error, options.root)))
         return 1
-    journal = _journal(options)
+    log = Log(options.log_format, options.syslog, quiet=options.quiet)
+    click.get_current_context().with_resource(log)
+    journal = _journal(options, log)
     config = options.config()
     board = Board()
     page = _page(options)
     watched = bool(options.monitor or options.metrics or page)
     observers: list[Observer] = [journal, board] if watched else [journal]
+    if log.observer is not None:
+        observers.append(log.observer)
     server = _arrange(options, storage, config, observers)
     metrics = None
     if options.metrics is not None:
@@ -419,8 +441,8 @@ def command(**given: Any) -> int:
                 server.stop()
                 write_line(problem)
                 return 1
-            _tell_start(server, options, journal, metrics, page, channel)
-            return _serve(server, options, journal, signals)
+            _tell_start(server, options, journal, log, metrics, page, channel)
+            return _serve(server, options, journal, log, signals)
         finally:
             if page is not None:
                 page.stop()
@@ -472,10 +494,12 @@ def _refuse_contradictions(options: ServeOptions) -> None:
         raise click.UsageError("-v and -q exclude each other: choose one")
 
 
-def _journal(options: ServeOptions) -> Journal:
+def _journal(options: ServeOptions, log: Log) -> Journal:
     stamp = _STAMPS[sys.stdout.isatty()]
 
     def wanted(event: Event) -> bool:
+        if log.alone and is_result(event):
+            return False
         return options.verbose or (is_failure if options.quiet else is_result)(event)
 
     if options.json:
@@ -497,6 +521,7 @@ def _tell_start(
     server: "Server | Supervisor",
     options: ServeOptions,
     journal: Journal,
+    log: Log,
     metrics: "Exposition | None",
     page: "PageBeside | None",
     channel: "Channel | None",
@@ -506,6 +531,8 @@ def _tell_start(
     root = options.root.absolute()
     listening = [format_address(address) for address in addresses]
     places = [] if channel is None else channel.places
+    told = f"listening on {', '.join(listening)}, serving {printable(str(root))}, {options.uploads}"
+    log.tell(told)
     if options.json:
         record: dict[str, Any] = {
             "event": "listening",
@@ -523,9 +550,8 @@ def _tell_start(
     elif sys.stdout.isatty():
         for line in banner(addresses, root, uploads=options.uploads):
             journal.write(line)
-    else:
-        where = ", ".join(listening)
-        journal.write(f"listening on {where}, serving {printable(str(root))}, {options.uploads}")
+    elif not log.alone:
+        journal.write(told)
     if places and not options.json:
         journal.write(f"the monitor is at {', '.join(map(str, places))}")
     if url is not None and not options.json:
@@ -533,17 +559,21 @@ def _tell_start(
     if page is not None and not options.json:
         journal.write(f"the page is at {page.url}")
     if places and (warning := warning_of_monitor(places[0])):
-        write_line(warning)
+        log.warn(warning)
     if metrics is not None and (warning := warning_of(metrics.place)):
-        write_line(warning)
+        log.warn(warning)
     if page is not None and page.warning:
-        write_line(page.warning)
+        log.warn(page.warning)
     if not (options.single_port or options.port_range) and needs_advice(addresses):
-        write_line(CONTAINER_ADVICE)
+        log.warn(CONTAINER_ADVICE)
 
 
 def _serve(
-    server: "Server | Supervisor", options: ServeOptions, journal: Journal, signals: SignalPipe
+    server: "Server | Supervisor",
+    options: ServeOptions,
+    journal: Journal,
+    log: Log,
+    signals: SignalPipe,
 ) -> int:
     """Wait for a signal and let the server drain; at a second one, stop it at once."""
 
@@ -558,7 +588,7 @@ def _serve(
     if options.json:
         journal.write(json.dumps({"event": "stopping", "running": running}))
     elif running:
-        write_line(f"stopping: {count(running, 'transfer')} still running; again to abort")
+        log.warn(f"stopping: {count(running, 'transfer')} still running; again to abort")
     draining = threading.Thread(target=drain, name="drain")
     draining.start()
     second = signals.next()
@@ -566,4 +596,5 @@ def _serve(
     draining.join()
     if options.json:
         journal.write(json.dumps({"event": "stopped"}))
+    log.tell("stopped")
     return 0 if second is None else 128 + second
