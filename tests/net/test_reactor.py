@@ -464,6 +464,14 @@ def test_a_call_that_fails_is_logged_and_the_next_is_made(
     assert "a call into the reactor failed" in caplog.text
 
 
+def test_a_reactor_that_does_not_run_has_no_inside(reactor: Reactor) -> None:
+    inside: list[bool] = []
+    reactor.call(lambda: inside.append(reactor.inside))
+    reactor.run(lambda: bool(inside))
+    assert inside == [True]
+    assert not reactor.inside
+
+
 def test_a_call_made_by_a_call_is_made_in_the_next_turn(reactor: Reactor) -> None:
     made: list[int] = []
 

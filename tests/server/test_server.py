@@ -1228,6 +1228,16 @@ def test_a_paused_server_finishes_what_runs_and_takes_nothing_new(
     assert len(witness.all(RequestRefused)) == 1
 
 
+def test_a_server_that_was_paused_before_its_start_is_paused(root: Path) -> None:
+    server = Server(Directory(root))
+    server.pause()
+    with server, open_peer(server) as peer:
+        peer.rrq("file")
+        assert error_code(peer.receive()) == 0
+        server.resume()
+        assert peer.read("file") == CONTENT
+
+
 def test_limits_change_for_requests_to_come(serve: Serve, root: Path) -> None:
     server = serve(Directory(root))
     with open_peer(server) as one, open_peer(server) as two:
