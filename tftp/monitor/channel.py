@@ -16,8 +16,8 @@ import os
 import re
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Protocol
 
@@ -60,6 +60,9 @@ _LOOK = 0.5
 _MOST_READERS, _MOST_WANTS = 64, 8
 # Seconds that the last lines have to leave when the channel closes.
 _LAST_LINES = 1.0
+
+# Letters of an error message.
+_MESSAGE = 1000
 
 _AT_FIRST = frozenset(KINDS) - {"totals"}
 # The kinds that are not events of transfers.
@@ -155,7 +158,7 @@ class Channel:
         self._pulse = _Pulse(self._beat)
         self._stopping = False
         # Shared with the threads of transfers.
-        self._events: deque[tuple[int, Event]] = deque()
+        self._events: SimpleQueue[tuple[int, Event]] = SimpleQueue()
         self._heard = False  # somebody wants events
         self._awake = False  # the thread is going to look at the queue
         self._missed_progress = self._missed_others = 0
@@ -213,13 +216,13 @@ class Channel:
         """Take an event in; the board calls this one at a time."""
         if not self._heard:
             return
-        waiting = len(self._events)
+        waiting = self._events.qsize()
         if waiting < _PROGRESS_WAITING:
-            self._events.append((sequence, event))
+            self._events.put((sequence, event))
         elif isinstance(event, TransferProgress):
             self._missed_progress += 1
         elif waiting < _MOST_WAITING:
-            self._events.append((sequence, event))
+            self._events.put((sequence, event))
         else:
             self._missed_others += 1
         if not self._awake:
@@ -248,7 +251,7 @@ class Channel:
         else:
             self._awake = False
             # An event may have come before that was said.
-            self._pulse.deadline = now if self._events else self._next_look(now)
+            self._pulse.deadline = self._next_look(now) if self._events.empty() else now
         self._reactor.settle(self._pulse)
 
     def _next_look(self, now: float) -> float | None:
@@ -297,17 +300,17 @@ class Channel:
 
     def _tell_events(self, most: int | None) -> bool:
         events, readers = self._events, self._readers
-        count = len(events) if most is None else min(len(events), most)
+        count = events.qsize() if most is None else min(events.qsize(), most)
         self._tell_missed()
         for _ in range(count):
-            sequence, event = events.popleft()
+            sequence, event = events.get_nowait()
             takers = []
             for reader in readers:
                 reader.let_go(sequence)
                 if reader.after is not None and sequence > reader.after:
                     takers.append(reader)
             self._tell(sequence, event, takers)
-        if not events:
+        if events.empty():
             for reader in readers:
                 reader.let_go(None)
         return count > 0
@@ -324,7 +327,7 @@ class Channel:
                 for reader in readers:
                     reader.forget(transfer)
         if takers:
-            line = encode({**as_json(event), "sequence": sequence})
+            line = encode({**_cut(as_json(event)), "sequence": sequence})
             for reader in takers:
                 reader.put(line, priority)
 
@@ -556,6 +559,14 @@ class _Pulse:
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+def _cut(record: dict[str, Any]) -> dict[str, Any]:
+    """An event's JSON form, without the sixty kilobytes that a client may put into an ERROR."""
+    error = record.get("error")
+    if error and len(error["message"]) > _MESSAGE:
+        record["error"] = error | {"message": error["message"][:_MESSAGE]}
+    return record
 
 
 def _reply(command: str, number: int | str | None, result: dict[str, Any]) -> dict[str, Any]:

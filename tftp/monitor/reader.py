@@ -173,7 +173,7 @@ class Reader:
             self._stuck_at = None
             self._outgoing = self._outgoing[sent:]
 
-    def part(self, message: str, *, final: bool = False, patience: float = _LAST_LINES) -> None:
+    def part(self, message: str, *, final: bool = False, patience: float | None = None) -> None:
         """Say goodbye: no more is taken in or queued; what waits has so many seconds to leave."""
         if self._parting:
             return
@@ -181,7 +181,7 @@ class Reader:
         self._tell_lost()
         self._queue.append((Priority.ANSWER, encode(farewell)))
         self._parting = True
-        self._until = time.monotonic() + patience
+        self._until = time.monotonic() + (_LAST_LINES if patience is None else patience)
 
     def nonsense(self) -> None:
         """It has said something that makes no sense."""
