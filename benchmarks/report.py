@@ -116,7 +116,7 @@ def render(results: Figures) -> str:
     if results.get("gap"):
         parts.append(_gap(results["gap"]))
     parts += [_memory(name, part) for name, part in results.get("memory", {}).items()]
-    parts.append(_peers(results["peers"]))
+    parts.append(_peers(results.get("peers", {})))
     return "\n\n".join(parts) + "\n"
 
 
@@ -149,7 +149,8 @@ def _number(value: float | None) -> str:
 def _preamble(results: Figures) -> str:
     machine = results["machine"]
     quick = ", **quick: sizes too small to mean much**" if results["quick"] else ""
-    load = f"load average at the start {machine['load'][0]}"
+    busy = [machine["load"][0], machine.get("load at the end", machine["load"])[0]]
+    load = f"load average at the start {busy[0]}, at the end {busy[1]}"
     return (
         f"Measured {results['taken']} on {machine['processor']}, {machine['cores']} cores, Linux "
         f"{machine['kernel']}, CPython {machine['python']}, revision {machine['revision']}; "

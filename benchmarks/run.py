@@ -7,7 +7,7 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,8 +41,14 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.reuse is not None:
         results = json.loads(options.reuse.read_text())
     else:
-        results = _measure(options)
-        _keep(results, options.json)
+        path = options.json or _new_path()
+        results = {}
+        try:
+            _measure(options, results)
+        finally:
+            # An hour's figures are worth keeping, also where the last one failed.
+            path.write_text(json.dumps(results, indent=1) + "\n")
+            tell(f"kept in {path}")
     report = render(results)
     if options.docs is not None:
         insert(options.docs, report)
@@ -98,20 +104,17 @@ def _refuse_unknown(
             parser.error(f"{name!r} is none of: {', '.join(known)}")
 
 
-def _keep(results: Figures, path: Path | None) -> None:
-    if path is None:
-        _RESULTS.mkdir(exist_ok=True)
-        path = _RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    tell(f"kept in {path}")
+def _new_path() -> Path:
+    _RESULTS.mkdir(exist_ok=True)
+    return _RESULTS / f"{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
 
 
 # -- the parts ------------------------------------------------------------------------------------
 
 
-def _measure(options: argparse.Namespace) -> Figures:
-    shop = Workshop(options.folder)
-    results: Figures = {
+def _measure(options: argparse.Namespace, results: Figures) -> None:
+    """All parts that were asked for, into `results`, figure by figure."""
+    results |= {
         "taken": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "machine": machine(),
         "quick": options.quick,
@@ -119,7 +122,7 @@ def _measure(options: argparse.Namespace) -> Figures:
     }
     with served_folder() as (root, local):
         setting = Setting(
-            shop=shop,
+            shop=Workshop(options.folder),
             root=root,
             local=local,
             rounds=results["rounds"],
@@ -127,20 +130,21 @@ def _measure(options: argparse.Namespace) -> Figures:
             quick=options.quick,
         )
         peers, results["peers"] = _present(options.peers, setting)
+        parts: dict[str, Callable[[], Figures | list[Figures]]] = {
+            "clients": lambda: _clients(options.clients, setting),
+            "start": lambda: measure_start(setting),
+            "loss": lambda: _loss(setting),
+            "gap": lambda: _gap(peers, setting),
+            "memory": lambda: _memory(peers, setting),
+        }
         if "servers" in options.parts:
-            results["servers"] = _servers(peers, options.loads, setting)
-        if "clients" in options.parts:
-            results["clients"] = _clients(options.clients, setting)
-        if "start" in options.parts:
-            tell("start")
-            results["start"] = measure_start(setting)
-        if "loss" in options.parts:
-            results["loss"] = _loss(setting)
-        if "gap" in options.parts:
-            results["gap"] = _gap(peers, setting)
-        if "memory" in options.parts:
-            results["memory"] = _memory(peers, setting)
-    return results
+            results["servers"] = {}
+            _servers(peers, options.loads, setting, results["servers"])
+        for name, measure in parts.items():
+            if name in options.parts:
+                tell(name)
+                results[name] = measure()
+        results["machine"]["load at the end"] = machine()["load"]
 
 
 def _present(names: Sequence[str], setting: Setting) -> tuple[list[ServerPeer], Figures]:
@@ -165,8 +169,9 @@ def _present(names: Sequence[str], setting: Setting) -> tuple[list[ServerPeer], 
     return present, facts
 
 
-def _servers(peers: Sequence[ServerPeer], keys: Sequence[str], setting: Setting) -> Figures:
-    figures: Figures = {}
+def _servers(
+    peers: Sequence[ServerPeer], keys: Sequence[str], setting: Setting, figures: Figures
+) -> None:
     for load in LOADS:
         if keys and load.key not in keys:
             continue
@@ -179,7 +184,8 @@ def _servers(peers: Sequence[ServerPeer], keys: Sequence[str], setting: Setting)
         entrants = [Entrant(peer, setting) for peer in chosen]
         actual = load.shortened() if setting.quick else load
         figures[load.key] = measure_load(actual, entrants, setting)
-    return figures
+        for name, summary in figures[load.key].items():
+            tell(f"  {name}: {summary['value']:.1f} {load.unit} {summary['reason']}")
 
 
 def _clients(names: Sequence[str], setting: Setting) -> list[Figures]:
@@ -201,7 +207,6 @@ def _loss(setting: Setting) -> list[Figures]:
 
 
 def _gap(peers: Sequence[ServerPeer], setting: Setting) -> Figures:
-    tell("gap")
     path = setting.root / "gap"
     path.write_bytes((setting.root / "1m").read_bytes()[:_GAP_SIZE])
     figures: Figures = {}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.loads import Load
-from benchmarks.measure import Figures, Setting, median, tell
+from benchmarks.measure import Figures, Setting, median
 from benchmarks.peers import ServerPeer
 from benchmarks.prepare import Missing
 from benchmarks.process import Memory, NotReady, Sampler, Server
@@ -117,7 +117,6 @@ def measure_load(load: Load, entrants: Sequence[Entrant], setting: Setting) -> F
 
 def _warm_up(load: Load, entrant: Entrant, setting: Setting) -> Figures:
     """The first run: everything is checked, and memory is watched."""
-    tell(f"  {entrant.peer.name}")
     try:
         with Sampler(entrant.server) as sampler:
             figures = entrant.run(load, check=1)
