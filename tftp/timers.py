@@ -55,7 +55,16 @@ class RetransmitTimer:
         round_trip: smoothed, in seconds; None until one has been measured.
     """
 
-    __slots__ = ("_fixed", "_patience", "_standby", "_variance", "base", "interval", "round_trip")
+    __slots__ = (
+        "_fixed",
+        "_patience",
+        "_standby",
+        "_trusting",
+        "_variance",
+        "base",
+        "interval",
+        "round_trip",
+    )
 
     def __init__(
         self, patience: Patience, fixed: float | None = None, *, standby: bool = False
@@ -63,6 +72,7 @@ class RetransmitTimer:
         self._patience = patience
         self._fixed = fixed
         self._standby = standby
+        self._trusting = False
         self._variance = 0.0
         self.base = self.interval = patience.initial if fixed is None else fixed
         self.round_trip: float | None = None
@@ -71,8 +81,9 @@ class RetransmitTimer:
         """Take in a measured round trip.
 
         Karn's rule is the caller's: never the round trip of anything that was sent twice. Until
-        such a clean one comes, the doubled wait stays (RFC 6298, section 5).
+        such a clean one comes, the doubled wait stays (RFC 6298, section 5), but for `relax`.
         """
+        self._trusting = False
         if self.round_trip is None:
             self.round_trip = round_trip
             self._variance = round_trip / 2
@@ -94,9 +105,14 @@ class RetransmitTimer:
         if self._fixed is None:
             self.interval = min(2 * self.interval, max(self.base, self._patience.ceiling))
 
-    def relax(self) -> None:
-        """The peer is there after all: wait no longer than if nothing were known of it.
+    def relax(self, since: float) -> None:
+        """The peer is there after all; it answered `since` seconds after the last repeat.
 
-        Where loss leaves few clean samples, nothing else would bring the wait down again.
+        That is no sample, as it may answer any of the copies, and Karn would keep the doubled wait.
+        But where loss leaves few clean samples, nothing would then bring it down again. So an
+        answer that came soon is taken for one to the repeat, though not twice in a row: if it is
+        the path that has become slow, the second time shows it.
         """
-        self.interval = max(self.base, min(self.interval, self._patience.initial))
+        self._trusting = not self._trusting and since <= self.base
+        if self._trusting:
+            self.interval = self.base

@@ -33,6 +33,7 @@ Loss is met in four ways; docs/explanation/recovery.md says what each of them is
     as much (`_burst`) as got through lately: the receiver's queue is shorter than the window.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from enum import IntEnum
@@ -101,16 +102,16 @@ _ANSWER_AGAIN_AFTER = 0.1
 # A repeated block is acknowledged again only if the last ACK is this old (seconds): the copies of a
 # sender that doubles everything (Sorcerer's Apprentice) come sooner, one that missed an ACK later.
 _ACK_AGAIN_AFTER = 0.01
-# So many blocks behind it prove a hole; fewer may have overtaken the missing block. TCP counts the
-# same (RFC 5681, section 3.2).
-_PROOF_OF_LOSS = 3
+# So many blocks behind it prove a hole; fewer may have overtaken the missing block. Three as in TCP
+# (RFC 5681, section 3.2), and more where a long window can bear it: one in eight.
+_LEAST_PROOF, _WINDOW_PER_PROOF = 3, 8
 # Octets that a receiver keeps of what came behind a hole.
 _MOST_EARLY = 1 << 18
 # A pause inside a window takes a round trip, but no less and no more than this (seconds).
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.001, 0.02
 
 
-class Transfer:
+class Transfer(ABC):
     """What both directions share: the opening, the end, the timer and the counters.
 
     Attributes:
@@ -242,13 +243,13 @@ class Transfer:
     def _new_timer(patience: Patience, fixed: float | None) -> RetransmitTimer:
         return RetransmitTimer(patience, fixed)
 
+    @abstractmethod
     def _take(self, opcode: int, number: int, datagram: bytes | memoryview, now: float) -> None:
         """Act on a legal packet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _repeat_block(self, now: float) -> None:
         """Repeat DATA or ACK while the transfer flows."""
-        raise NotImplementedError
 
     # -- the opening and the end ------------------------------------------------------------------
 
@@ -317,7 +318,7 @@ class Transfer:
         self._progress_at = now
         if self._silences:
             self._silences = 0
-            self.timer.relax()
+            self.timer.relax(now - self._sent_at)
 
     def _patience_ends(self) -> float:
         """When silence ends the transfer."""
@@ -551,18 +552,14 @@ class Sender(Transfer):
     def _repeated_ack(self, now: float) -> None:
         """An ACK that says nothing new.
 
-        RFC 1123, section 4.2.3.1: it is never by itself a reason to send, or every later block is
-        sent twice (the Sorcerer's Apprentice). In a window it reports a hole (RFC 7440, section 4),
-        unless it comes so soon that the network has just made two of one. And some clients know no
-        other way to ask for a block that was lost (U-Boot), so it counts when it comes so late that
-        it can not be an echo.
+        RFC 1123, section 4.2.3.1: it is never a reason to send, or every later block is sent twice
+        (the Sorcerer's Apprentice). Who repeats it to ask for a lost block (U-Boot) gets that from
+        the timer. In a window it reports a hole (RFC 7440, section 4), unless it comes so soon that
+        the network must have made two of one.
         """
         self.counters.duplicates += 1
-        if self._highest == self._acked:
-            return
-        answers = self.silence(now) >= (self.timer.round_trip or 0) / 2
-        hole = self.terms.windowsize > 1 and self._acked > self._recover and answers
-        if hole or now - self._sent_at >= max(self.timer.base, self._patience.initial):
+        copy = self.silence(now) < (self.timer.round_trip or 0) / 2
+        if self._recover < self._acked < self._highest and self.terms.windowsize > 1 and not copy:
             self._go_back(now)
 
     def _is_echo(self, block: int, now: float) -> bool:
@@ -724,7 +721,7 @@ class Receiver(Transfer):
                     self.state = State.FLOWING
                     self._due = True
             case Opcode.OACK if self._received == 0:
-                self._acknowledge_again()
+                self._came_again(0, now)
             case Opcode.ERROR if self.state is State.DALLYING:
                 self._close()
             case Opcode.ERROR:
@@ -789,7 +786,7 @@ class Receiver(Transfer):
         the report was lost, or the block once more. Anything else is just sent along.
         """
         self.counters.duplicates += 1
-        lost = block <= self._window_start or block > self._received
+        lost = block <= self._window_start or (block > self._received and self._reported)
         if lost and now - self._sent_at >= _ACK_AGAIN_AFTER:
             self._acknowledge_again()
 
@@ -800,7 +797,8 @@ class Receiver(Transfer):
             # A copy, as the caller will use its buffer again.
             self._early[block] = bytes(payload)
         ends = block - self._window_start == terms.windowsize or len(payload) < terms.blksize
-        if not self._reported and (ends or len(self._early) >= _PROOF_OF_LOSS):
+        proof = max(_LEAST_PROOF, terms.windowsize // _WINDOW_PER_PROOF)
+        if not self._reported and (ends or len(self._early) >= proof):
             self._reported = True
             self.counters.gaps += 1
             self._acknowledge_again()
