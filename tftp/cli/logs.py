@@ -12,7 +12,7 @@ from types import TracebackType
 
 from tftp.cli.display import write_line
 from tftp.events import Observer, printable
-from tftp.monitor.daemons import SYSLOG, Journald, Syslog, is_journal
+from tftp.monitor.daemons import JOURNAL, SYSLOG, Journald, Syslog, is_journal
 from tftp.monitor.logs import Backlog, Json, Lines, Text, TransferLog, event_of
 from tftp.monitor.place import Place
 
@@ -73,7 +73,7 @@ class Log:
             lines.addFilter(lambda record: event_of(record) is None)
         if form is None and syslog is not None:
             lines.setLevel(logging.WARNING)  # The rest has its place.
-        handlers.append(Journald(instead=lines) if form == "journald" else lines)
+        handlers.append(Journald(JOURNAL, instead=lines) if form == "journald" else lines)
         if syslog is not None:
             handlers.append(Syslog(syslog))
         self._wanted = form is not None or syslog is not None

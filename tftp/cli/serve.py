@@ -403,7 +403,7 @@ def command(**given: Any) -> int:
     watched = bool(options.monitor or options.metrics or page)
     observers: list[Observer] = [journal, board] if watched else [journal]
     if log.observer is not None:
-        observers.append(log.observer)
+        observers.insert(0, log.observer)
     server = _arrange(options, storage, config, observers)
     metrics = None
     if options.metrics is not None:
