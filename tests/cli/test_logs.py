@@ -211,6 +211,20 @@ def test_a_service_whose_output_is_the_journal_logs_there_by_itself(
         assert server.stderr.rest() == [], "the journal would have all of it twice"
 
 
+def test_with_the_log_in_the_journal_a_terminal_still_shows_results(
+    root: Path, daemon: socket.socket, with_journal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = f"{with_journal} os.dup2(2, 1); sys.exit(main())"
+    monkeypatch.setattr("tests.cli.running.COMMAND", [sys.executable, "-c", program])
+    with running("serve", root, *LOOPBACK, "--log-format", "journald", cwd=root) as server:
+        words = server.stderr.next()
+        two_requests(("127.0.0.1", int(words.partition(",")[0].rpartition(":")[2])))
+        assert " get boot/kernel.bin: " in server.stderr.next()
+        assert f" get {SHOWN}: refused" in server.stderr.next()
+        stop(server)
+        assert len([daemon.recv(65536) for _ in range(4)]) == 4
+
+
 def test_a_journal_that_is_missing_leaves_the_log_on_stderr(root: Path, with_journal: str) -> None:
     with running("serve", root, *LOOPBACK, "--log-format", "journald", cwd=root) as server:
         two_results(server)

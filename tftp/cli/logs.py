@@ -78,7 +78,12 @@ class Log:
             handlers.append(Syslog(syslog))
         self._wanted = form is not None or syslog is not None
         self.observer: Observer | None = TransferLog(logger) if self._wanted else None
-        self.alone = form is not None and _same_file(descriptor, sys.stdout.fileno())
+        shown = sys.stdout.fileno()
+        self.alone = (
+            is_journal(shown)
+            if form == "journald"
+            else form is not None and _same_file(descriptor, shown)
+        )
         self._level = logging.INFO if self._wanted and not quiet else logging.WARNING
         self._backlog = Backlog(handlers)
 
