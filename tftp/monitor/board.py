@@ -118,7 +118,7 @@ class Board:
         with self._lock:
             sequence = self._sequence
             sides = (self._read.copy(), self._write.copy())
-            transfers = [transfer.copy() for transfer in self._transfers.values()]
+            transfers = list(self._transfers.values())
             endings, failures = list(self._endings), list(self._failures)
             clients = _Copy(self._clients, _ACCOUNT)
             files = _Copy(self._files, _ACCOUNT)
@@ -140,7 +140,7 @@ class Board:
     def transfers(self) -> list[dict[str, Any]]:
         """The running transfers, oldest first, as in the snapshot."""
         with self._lock:
-            transfers = [transfer.copy() for transfer in self._transfers.values()]
+            transfers = list(self._transfers.values())
         now = time.time()
         return [transfer.as_json(now) for transfer in transfers]
 
@@ -149,7 +149,7 @@ class Board:
         with self._lock:
             sequence = self._sequence
             sides = (self._read.copy(), self._write.copy())
-            transfers = [transfer.copy() for transfer in self._transfers.values()]
+            transfers = list(self._transfers.values())
         return {
             "sequence": sequence,
             "time": time.time(),
@@ -187,8 +187,7 @@ class Board:
     def _progress(self, event: TransferProgress) -> None:
         transfer = self._transfers.get(event.transfer)
         if transfer is not None:
-            transfer.before = transfer.progress
-            transfer.progress = event
+            transfer.heard = (event, transfer.heard[0])
 
     def _ended(self, event: TransferEnded) -> None:
         self._transfers.pop(event.transfer, None)
@@ -226,29 +225,27 @@ class Board:
 
 
 class _Transfer:
-    """A transfer that runs, by the last events about it."""
+    """A transfer that runs, by the last events about it.
 
-    __slots__ = ("before", "progress", "received", "started")
+    It is read without the lock: what is read may be a little newer than the rest of a snapshot, and
+    then comes again as an event.
 
-    def __init__(
-        self,
-        received: RequestReceived,
-        started: TransferStarted | None = None,
-        progress: TransferProgress | None = None,
-        before: TransferProgress | None = None,
-    ) -> None:
+    Attributes:
+        heard: the last progress, and the one before it.
+    """
+
+    __slots__ = ("heard", "received", "started")
+
+    def __init__(self, received: RequestReceived) -> None:
         self.received = received
-        self.started = started
-        self.progress = progress
-        self.before = before
-
-    def copy(self) -> "_Transfer":
-        return _Transfer(self.received, self.started, self.progress, self.before)
+        self.started: TransferStarted | None = None
+        self.heard: tuple[TransferProgress | None, TransferProgress | None] = (None, None)
 
     def as_json(self, now: float) -> dict[str, Any]:
-        progress, began = self.progress, self.received.time
+        started, (progress, before) = self.started, self.heard
+        began = self.received.time
         # An event's JSON form has the request's, and that of the terms.
-        row = as_json(_cut(self.started or self.received))
+        row = as_json(_cut(started or self.received))
         for part in ("event", "time"):
             del row[part]
         counters = progress.counters if progress else Counters()
@@ -258,24 +255,13 @@ class _Transfer:
             "size": None,
             **row,
             **({"size": progress.size} if progress else {}),
-            "state": "running" if self.started else "opening",
+            "state": "running" if started else "opening",
             "began": began,
             "duration": max(0.0, now - began),
             "round_trip": progress.round_trip if progress else None,
-            "rate": self._rate(),
+            "rate": _rate(progress, before or self.received),
             "counters": dict(zip(_COUNTERS, _values(counters), strict=True)),
         }
-
-    def _rate(self) -> float:
-        """Octets of the file per second, between the last two times that it was heard of."""
-        progress, before = self.progress, self.before
-        if progress is None:
-            return 0.0
-        since, had = (
-            (self.received.time, 0) if before is None else (before.time, before.counters.payload)
-        )
-        seconds = progress.time - since
-        return (progress.counters.payload - had) / seconds if seconds > 0 else 0.0
 
 
 class _Histogram:
@@ -442,11 +428,21 @@ def _totals(
     for transfer in transfers:
         side = totals[transfer.received.request.operation.value]
         side["running"] += 1
-        if transfer.progress is not None:
-            side["counters"] += _packed(transfer.progress.counters)
+        progress, _ = transfer.heard
+        if progress is not None:
+            side["counters"] += _packed(progress.counters)
     for side in sides:
         side["counters"] = _unpacked(side["counters"])
     return totals
+
+
+def _rate(progress: TransferProgress | None, before: Event) -> float:
+    """Octets of the file per second, between two events about a transfer."""
+    if progress is None:
+        return 0.0
+    had = before.counters.payload if isinstance(before, TransferProgress) else 0
+    seconds = progress.time - before.time
+    return (progress.counters.payload - had) / seconds if seconds > 0 else 0.0
 
 
 def _packed(counters: Counters) -> int:

@@ -24,6 +24,8 @@ logger = logging.getLogger("tftp")
 # Octets of events that wait for a reader, and answers that it has not read yet.
 _MOST_WAITING = 1 << 18
 _MOST_ANSWERS = 64
+# Transfers whose last progress is remembered, for readers that want it seldom.
+_MOST_TRANSFERS = 50_000
 # What one call sends at the most, and receives.
 _SEND, _RECEIVE = 1 << 16, 1 << 12
 # Seconds in which a reader that can look at nothing without a token has to show it; without having
@@ -146,6 +148,8 @@ class Reader:
         # A little early is good enough, or a rate of 2 would turn out as one of 1.3.
         if when - self._last_progress.get(transfer, 0.0) < 0.9 / self.rate:
             return False
+        if len(self._last_progress) >= _MOST_TRANSFERS:
+            self._last_progress.clear()  # Their ends were lost, or there would not be so many.
         self._last_progress[transfer] = when
         return True
 
