@@ -16,7 +16,12 @@ def threads() -> list[str]:
 
 
 #: What the servers serve.
-FILES = {"small": b"s" * 700, "medium": b"m" * 1300, "large": bytes(range(256)) * 4096, "empty": b""}
+FILES = {
+    "small": b"s" * 700,
+    "medium": b"m" * 1300,
+    "large": bytes(range(256)) * 4096,
+    "empty": b"",
+}
 
 
 @pytest.fixture
