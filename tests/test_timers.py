@@ -159,3 +159,48 @@ def test_a_patience_that_would_flood_or_never_wait_is_refused(wrong: dict[str, A
 
 def test_the_edges_of_patience_are_allowed() -> None:
     assert Patience(dally=0, retries=0, total=inf, floor=5, ceiling=5).retries == 0
+
+
+def test_a_steady_round_trip_leaves_room_for_a_busy_peer() -> None:
+    timer = RetransmitTimer(Patience(floor=0.02))
+    for _ in range(60):
+        timer.sample(0.25)
+    assert timer.interval == pytest.approx(0.26)
+
+
+def test_a_standby_waits_twice_as_long_and_never_less_than_a_fifth_of_a_second() -> None:
+    standby, other = RetransmitTimer(WIDE, standby=True), RetransmitTimer(WIDE)
+    assert standby.interval == other.interval, "nothing is known yet"
+    for timer in (standby, other):
+        timer.sample(0.5)
+    assert standby.interval == 2 * other.interval
+    for _ in range(60):
+        standby.sample(0.001)
+    assert standby.interval == 0.2
+    assert RetransmitTimer(WIDE, 0.05, standby=True).interval == 0.05
+
+
+def test_an_answer_soon_after_a_repeat_ends_the_doubling_but_not_twice_in_a_row() -> None:
+    timer = RetransmitTimer(WIDE)
+    timer.sample(0.1)
+    for calm in (True, False, True, False):
+        waits(timer, 3)
+        timer.relax(0.2)
+        assert (timer.interval == timer.base) is calm
+
+
+def test_a_clean_sample_makes_an_answer_after_a_repeat_credible_again() -> None:
+    timer = RetransmitTimer(WIDE)
+    for _ in range(3):
+        timer.sample(0.1)
+        waits(timer, 3)
+        timer.relax(0.2)
+        assert timer.interval == timer.base
+
+
+def test_an_answer_long_after_a_repeat_leaves_the_wait_as_it_is() -> None:
+    timer = RetransmitTimer(WIDE)
+    timer.sample(0.1)
+    waits(timer, 3)
+    timer.relax(0.31)
+    assert timer.interval == pytest.approx(2.4)

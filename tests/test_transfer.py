@@ -1030,7 +1030,8 @@ def test_a_long_negotiated_timeout_leaves_time_to_repeat_the_last_block() -> Non
     server = Station(serving(terms=Terms(timeout=4.0)), bytes(300))
     wire = Wire(server, Nobody()).run()
     assert server.outcome is Outcome.UNCONFIRMED
-    assert [seen.time for seen in wire.sent(server)] == [0, 4, 8]
+    assert [seen.time for seen in wire.sent(server)] == [0, 4, 8, 12]
+    assert wire.now == pytest.approx(16, abs=0.01)
 
 
 def test_a_client_whose_last_ack_never_comes_can_not_be_sure() -> None:

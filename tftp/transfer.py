@@ -94,7 +94,7 @@ _UNANSWERED_REPEATS = 2
 _UNANSWERED_TOTAL = 5.0
 # Seconds to wait for a client's very last ACK: clients seldom stay to repeat it.
 _UNCONFIRMED_TOTAL = 5.0
-# A long timeout that was negotiated must leave time for this many repeats.
+# However long the wait, there must be time for this many repeats.
 _LEAST_REPEATS = 3
 # A repeated request is answered again only if the last answer is this old (seconds): copies that
 # the network made come together, a client that missed the answer waits longer (iPXE: 0.25).
@@ -420,8 +420,8 @@ class Sender(Transfer):
             count: how many; 0 if the network took none, and it is to be tried again.
             last: octets in the final one of them, where that is the file's last block.
         """
-        self._wait(now)
         if not count:
+            self._wait(now)
             return
         first, highest = self._next, self._highest
         final = first + count - 1
@@ -444,6 +444,8 @@ class Sender(Transfer):
         self._sent_at = now
         if final == self._pause_after < self._acked + self.terms.windowsize and final != self._last:
             self._pause(now)
+        else:
+            self._wait(now)
 
     def awaited(self) -> int | None:
         """The block whose ACK lets a whole new window leave; None where it is not as plain as that.
@@ -600,9 +602,9 @@ class Sender(Transfer):
 
     def _patience_ends(self) -> float:
         ends = super()._patience_ends()
-        if self._all_sent and self._heard_at is not None:
-            patience = max(_UNCONFIRMED_TOTAL, 2 * (self.terms.timeout or 0))
-            ends = min(ends, self._heard_at + patience)
+        if self._silences >= _LEAST_REPEATS and self._all_sent and self._heard_at is not None:
+            last_chance = self._sent_at + self.timer.base
+            ends = min(ends, max(self._heard_at + _UNCONFIRMED_TOTAL, last_chance))
         return ends
 
     @property
