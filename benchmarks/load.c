@@ -83,7 +83,7 @@ static const uint8_t *content;
 static size_t content_size;
 
 static struct {
-    long transfers, failures, retransmissions, duplicates, gaps;
+    long transfers, failures, retransmissions, duplicates, gaps, strays;
     uint64_t bytes;
     int blksize, windowsize; /* as granted last */
     char reason[200];        /* of the first failure */
@@ -445,6 +445,15 @@ static void no_datagram(void)
         die("receive");
 }
 
+/* On loopback a port is soon another's, and what was sent to the last one still comes. */
+static bool is_opening(const uint8_t *packet, size_t length)
+{
+    unsigned opcode = length < HEADER ? 0 : get16(packet);
+    if (opcode == (options.put ? ACK : DATA))
+        return get16(packet + 2) == !options.put;
+    return opcode == OACK || opcode == ERROR;
+}
+
 static void receive_first(struct client *c, int flags)
 {
     struct sockaddr_in peer;
@@ -452,6 +461,10 @@ static void receive_first(struct client *c, int flags)
     ssize_t length = recvfrom(c->fd, inbound[0], INBOUND, flags, (struct sockaddr *)&peer, &room);
     if (length < 0) {
         no_datagram();
+        return;
+    }
+    if (!is_opening(inbound[0], length)) {
+        result.strays++;
         return;
     }
     /* RFC 1350, section 4: the port that answers is the server's TID. */
@@ -625,8 +638,9 @@ static void print(double seconds)
     qsort(result.latencies, result.transfers, sizeof *result.latencies, by_size);
     printf("{\"transfers\": %ld, \"failures\": %ld, \"retransmissions\": %ld, ", result.transfers,
            result.failures, result.retransmissions);
-    printf("\"duplicates\": %ld, \"gaps\": %ld, \"bytes\": %llu, \"seconds\": %.6f, ",
-           result.duplicates, result.gaps, (unsigned long long)result.bytes, seconds);
+    printf("\"duplicates\": %ld, \"gaps\": %ld, \"strays\": %ld, \"bytes\": %llu, ",
+           result.duplicates, result.gaps, result.strays, (unsigned long long)result.bytes);
+    printf("\"seconds\": %.6f, ", seconds);
     printf("\"p50\": %.6f, \"p99\": %.6f, \"max\": %.6f, ", percentile(0.5), percentile(0.99),
            percentile(1));
     printf("\"blksize\": %d, \"windowsize\": %d, ", result.blksize, result.windowsize);

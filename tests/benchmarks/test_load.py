@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from benchmarks.link import Conditions, Link
 from benchmarks.prepare import Workshop
 from tests.watching import eventually
+from tests.wirepeer import PATIENCE
 from tftp.server import Server
 from tftp.storage import Directory
 
@@ -149,6 +151,24 @@ def test_what_is_lost_is_asked_for_again(
         assert link.back.lost > 0
     assert (result["failures"], result["transfers"]) == (0, 20), result["reason"]
     assert result["duplicates"] > 0
+
+
+def test_a_late_ack_to_the_port_s_last_owner_is_no_answer(generator: Path) -> None:
+    door, stranger, tid = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3))
+    with door, stranger, tid:
+        door.bind(("127.0.0.1", 0))
+        door.settimeout(PATIENCE)
+        tid.settimeout(PATIENCE)
+        where = "{}:{}".format(*door.getsockname())
+        command = [generator, "--server", where, "--name", "file", "--limit", "30"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
+            _, peer = door.recvfrom(100)
+            stranger.sendto(b"\0\4\0\7", peer)
+            tid.sendto(b"\0\3\0\1whole", peer)
+            assert tid.recv(100) == b"\0\4\0\1"
+            output, _ = client.communicate(timeout=PATIENCE)
+    result = json.loads(output)
+    assert (result["failures"], result["transfers"], result["strays"]) == (0, 1, 1)
 
 
 def test_the_time_limit_ends_what_still_runs(generator: Path, server: Server) -> None:
