@@ -189,9 +189,10 @@ def test_the_token_is_shown_before_anything_is_asked(root: Path) -> None:
 def test_orders_are_answered(one: Watched) -> None:
     with Feeds([one.place]) as feeds, WirePeer(one.address) as peer:
         [server] = feeds.servers
+        messages = iter(feeds)
+        until(messages, "snapshot")  # Or the start would be in there already.
         peer.rrq("large")
         assert isinstance(peer.receive(), Data)
-        messages = iter(feeds)
         started = until(messages, "started")
         answer = feeds.send(server, "cancel", transfer=started["transfer"])
         assert until(messages, "ended")["outcome"] == "aborted"
