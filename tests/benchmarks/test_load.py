@@ -160,7 +160,7 @@ def test_a_late_ack_to_the_port_s_last_owner_is_no_answer(generator: Path) -> No
         door.settimeout(PATIENCE)
         tid.settimeout(PATIENCE)
         where = "{}:{}".format(*door.getsockname())
-        command = [generator, "--server", where, "--name", "file", "--limit", "30"]
+        command = [str(generator), "--server", where, "--name", "file", "--limit", "30"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
             _, peer = door.recvfrom(100)
             stranger.sendto(b"\0\4\0\7", peer)
