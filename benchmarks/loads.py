@@ -159,7 +159,7 @@ LOADS = (
     ),
     Load(
         key="gro64",
-        title="the same with a client that receives with GRO",
+        title="one client that receives with GRO, 1428, windowsize 64, 128 MiB",
         file="128m",
         transfers=4,
         quick=("16m", 1, 8),
