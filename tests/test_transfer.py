@@ -107,6 +107,16 @@ def send(sender: Sender, now: float, last: int | None = None) -> list[int]:
     return blocks
 
 
+def send_all(sender: Sender, now: float) -> float:
+    """Report the window as sent, pauses included; the time when that is done."""
+    while sender.window():
+        send(sender, now)
+        if sender.deadline is not None and sender.deadline < now + PATIENCE.floor:
+            now = sender.deadline
+            sender.expire(now)
+    return now
+
+
 def serving(windowsize: int = 1, *, terms: Terms = PLAIN, patience: Patience = PATIENCE) -> Sender:
     """A server's sender whose OACK has been answered after 1 ms, at 0.001."""
     settled = replace(terms, windowsize=windowsize)
@@ -385,9 +395,12 @@ def test_a_repeated_oack_is_to_a_client_that_writes_what_a_repeated_ack_0_is() -
     assert not sender.window(), "a copy"
     hear(sender, OptionAck(options), 0.02)
     assert send(sender, 0.02)[0] == 1, "block 1 has not come"
-    hear(sender, Ack(1), 0.03)
-    send(sender, 0.03)
-    hear(sender, OptionAck(options), 1.0)
+    send_all(sender, 0.02)
+    hear(sender, Ack(4), 0.03)
+    send_all(sender, 0.03)
+    hear(sender, Ack(8), 0.04)
+    now = send_all(sender, 0.04)
+    hear(sender, OptionAck(options), now + 0.02)
     assert not sender.window(), "the server is past that"
 
 
@@ -408,9 +421,10 @@ def test_a_repeated_ack_sends_nothing() -> None:
 def test_an_ack_of_a_block_that_was_never_sent_is_passed_over() -> None:
     sender = serving()
     send(sender, 0.001)
-    for number in (2, 3, 0x8000, 0xFFFF):
+    for number in (2, 3, 0x7FFF, 0x8000):
         assert hear(sender, Ack(number), 0.002) == []
         assert not sender.window()
+    assert sender.counters.duplicates == 0
     hear(sender, Ack(1), 0.003)
     assert send(sender, 0.003) == [2]
 
@@ -656,14 +670,11 @@ def test_the_sender_goes_back_to_a_hole_once(hole: int) -> None:
     sender = serving(16)
     assert send(sender, 0.001) == [*range(1, 17)]
     hear(sender, Ack(hole - 1), 0.002)
-    end = hole + 15
-    while (resent := send(sender, 0.002))[-1] < end:
-        assert sender.deadline is not None
-        sender.expire(sender.deadline)
+    now = send_all(sender, 0.002)
     for _ in range(11):  # EDK2
-        hear(sender, Ack(hole - 1), 0.0022)
+        hear(sender, Ack(hole - 1), now)
         assert not sender.window()
-    assert resent[-1] == end
+    assert sender.counters.blocks == hole + 15
     assert sender.counters.gaps == 1
     assert sender.counters.retransmissions == 17 - hole
     assert sender.counters.timeouts == 0
@@ -677,6 +688,25 @@ def test_an_ack_inside_the_window_may_be_an_echo_and_moves_it_on() -> None:
     hear(sender, Ack(15), 0.0021)
     assert sender.window().start == 30
     assert sender.counters.gaps == 1
+
+
+def test_an_ack_that_lets_nothing_go_still_starts_the_wait_anew() -> None:
+    sender = serving(16)
+    send(sender, 0.001, last=5)
+    hear(sender, Ack(14), 0.002)
+    send(sender, 0.002, last=5)
+    hear(sender, Ack(15), 0.0021)
+    assert not sender.window()
+    assert sender.deadline == pytest.approx(0.0021 + sender.timer.interval)
+
+
+def test_a_repeated_ack_reports_no_hole_where_nothing_is_out() -> None:
+    sender = serving(16)
+    send(sender, 0.001)
+    hear(sender, Ack(16), 0.002)
+    hear(sender, Ack(16), 0.3)
+    assert sender.counters.gaps == 0
+    assert send(sender, 0.3) == [*range(17, 33)]
 
 
 def test_an_ack_of_all_that_was_in_flight_is_an_echo_even_a_round_trip_later() -> None:
@@ -751,6 +781,16 @@ def test_the_answer_to_the_repeat_of_a_block_reported_lost_measures_one() -> Non
     assert sender.timer.round_trip == pytest.approx(0.001 + (0.8 - 0.001) / 8)
 
 
+def test_one_sending_measures_one_round_trip() -> None:
+    sender = serving(16)
+    send(sender, 0.001)
+    hear(sender, Ack(14), 0.002)
+    send(sender, 0.002)
+    hear(sender, Ack(15), 0.003)
+    hear(sender, Ack(16), 0.8)
+    assert sender.timer.round_trip == pytest.approx(0.001)
+
+
 def test_an_answered_opening_that_was_repeated_measures_no_round_trip() -> None:
     for late in (Sender.request(WRQ, 0.0, PATIENCE), Receiver.request(RRQ, 0.0, PATIENCE)):
         assert late.deadline is not None
@@ -780,6 +820,16 @@ def test_holes_shorten_the_bursts_and_whole_windows_lengthen_them() -> None:
     assert 3 <= bursts[0] <= 4
     assert bursts[-1] == 16
     assert sender.counters.timeouts == 0
+
+
+@pytest.mark.parametrize(("round_trip", "pause"), [(0.000_1, 0.001), (0.005, 0.005), (0.2, 0.02)])
+def test_a_pause_takes_a_round_trip_within_reason(round_trip: float, pause: float) -> None:
+    sender = Sender.answer(Terms(windowsize=16), {"windowsize": "16"}, 0.0, PATIENCE)
+    hear(sender, Ack(0), round_trip)
+    send(sender, round_trip)
+    hear(sender, Ack(3), 2 * round_trip)
+    assert len(send(sender, 1.0)) < 16
+    assert sender.deadline == pytest.approx(1.0 + pause)
 
 
 def test_what_the_network_does_not_take_is_tried_again_for_as_long_as_patience_lasts() -> None:
@@ -856,8 +906,27 @@ def test_there_is_no_short_cut_where_anything_is_out_of_the_ordinary() -> None:
     assert sender.awaited() == 16
     assert sender.deadline is not None
     sender.expire(sender.deadline)
-    sender.sent(16, 0.1)
-    assert sender.awaited() is None, "it was sent twice"
+    send(sender, 0.1)
+    assert sender.awaited() is None, "half of it was sent twice"
+
+    lock_step = serving()
+    send(lock_step, 0.001)
+    assert lock_step.awaited() == 1
+    assert lock_step.deadline is not None
+    lock_step.expire(lock_step.deadline)
+    send(lock_step, 0.1)
+    assert lock_step.awaited() is None, "it was sent twice"
+    hear(lock_step, Ack(1), 0.2)
+    send(lock_step, 0.2)
+    assert lock_step.awaited() == 2
+
+    bursting = serving(4)
+    for acked in (1, 5):
+        now = send_all(bursting, acked / 10)
+        hear(bursting, Ack(acked), now)
+    send_all(bursting, now)
+    assert bursting.counters.blocks == 9
+    assert bursting.awaited() is None, "it has to pause"
 
     ending = serving(4)
     send(ending, 0.001, last=100)
@@ -945,10 +1014,11 @@ def test_a_timeout_that_only_the_user_wants_holds_from_the_first_packet() -> Non
 
 @pytest.mark.parametrize("granted", [{}, {"blksize": "512"}])
 @pytest.mark.parametrize("machine", [Sender, Receiver])
+@pytest.mark.parametrize("size", [5000, 5])
 def test_a_silent_address_gets_three_packets_at_the_most(
-    machine: type[Sender] | type[Receiver], granted: dict[str, str]
+    machine: type[Sender] | type[Receiver], granted: dict[str, str], size: int
 ) -> None:
-    server = Station(machine.answer(Terms(), granted, 0.0, PATIENCE), bytes(5000))
+    server = Station(machine.answer(Terms(), granted, 0.0, PATIENCE), bytes(size))
     wire = Wire(server, Nobody()).run()
     assert [seen.time for seen in wire.sent(server)] == pytest.approx([0, 0.5, 1.5])
     assert server.outcome is Outcome.TIMED_OUT

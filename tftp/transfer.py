@@ -369,7 +369,7 @@ class Sender(Transfer):
         self._highest = 0  # the highest block that was ever sent
         self._last: int | None = None  # the block that ends the file, once it has been read
         self._last_size = 0
-        self._fresh = 1  # from this block on, nothing has been sent twice
+        self._fresh = 1  # what is sent next from this block on will arrive once at the most
         self._timed = 1  # an ACK of this block or a later one measures a round trip
         self._recover = -1  # the highest block that was sent when it last went back ...
         self._rewound_at = now  # ... and when that was
@@ -434,7 +434,7 @@ class Sender(Transfer):
         counters.octets_sent += octets
         if first <= highest:
             counters.retransmissions += min(final, highest) - first + 1
-        # Karn's rule: what was sent twice measures nothing.
+        # Karn's rule: what may arrive twice measures nothing.
         self._timed = max(first, self._fresh)
         if final > highest:
             counters.blocks += final - highest
@@ -442,7 +442,7 @@ class Sender(Transfer):
         self._fresh = self._highest + 1
         self._next = final + 1
         self._sent_at = now
-        if final == self._pause_after < self._acked + self.terms.windowsize and final != self._last:
+        if final == self._pause_after < self._acked + self.terms.windowsize:
             self._pause(now)
         else:
             self._wait(now)
@@ -575,7 +575,6 @@ class Sender(Transfer):
         self.counters.gaps += 1
         self._rewind(now)
         self._fresh = self._next  # It was lost, so its answer is unambiguous.
-        self._wait(now)
 
     def _repeat_block(self, now: float) -> None:
         self._rewind(now)
@@ -586,7 +585,6 @@ class Sender(Transfer):
         self._burst = max(1, min((self._burst + intact) // 2, self.terms.windowsize))
         self._intact_from = self._acked
         self._next = self._acked + 1
-        self._timed = self._fresh
         self._recover = self._highest
         self._rewound_at = now
         self._refill()
