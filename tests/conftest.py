@@ -1,10 +1,13 @@
 """What holds for all tests."""
 
 import os
-from collections.abc import Generator
+import threading
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
+
+from tests.watching import eventually
 
 # A busy machine is no reason to fail: no example has a deadline, each test has a time limit.
 settings.register_profile("tests", deadline=None)
@@ -19,3 +22,16 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if missed and os.environ.get("REQUIRE_PEERS") == "1":
         report.outcome = "failed"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_runs_on() -> Iterator[None]:
+    """A test's threads end with it, and do not show up in the next one's."""
+    before = set(threading.enumerate())
+
+    def new() -> list[str]:
+        found = set(threading.enumerate()) - before
+        return [thread.name for thread in found if thread.name.startswith("tftp")]
+
+    yield
+    assert eventually(lambda: not new()), new()

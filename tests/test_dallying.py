@@ -91,7 +91,7 @@ def test_closing_ends_it_at_once_and_leaves_nothing(door: Door, calls: Calls) ->
         peer.send(Data(1, b"end"))
         assert peer.silent(0.05)
         peer.close()
-    assert descriptors() == before
+    assert descriptors() <= before
     client.close()  # A second time there is nothing to do.
 
 
@@ -182,4 +182,4 @@ def test_many_transfers_at_once_leave_no_thread_and_no_descriptor(calls: Calls) 
             result(future)
         client.linger(PATIENCE)
         assert "tftp-dallying" not in threads()
-    assert eventually(lambda: descriptors() == before)
+    assert eventually(lambda: descriptors() <= before)

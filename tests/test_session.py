@@ -426,7 +426,7 @@ def test_a_file_that_can_not_be_let_go_changes_nothing_of_the_end(
     assert "could not be let go" in caplog.text
     session.close()
     assert stage.storage.count(step) == 1
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize(("announced", "fits"), [(700, True), (699, False), (0, True)])

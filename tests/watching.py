@@ -62,7 +62,10 @@ def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool
 
 
 def descriptors() -> Counter[str]:
-    """What this process has open, and how often."""
+    """What this process has open, and how often.
+
+    Compare with `<=`: what an earlier test has left to its own end may close meanwhile.
+    """
     found: Counter[str] = Counter()
     for entry in Path("/proc/self/fd").iterdir():
         try:

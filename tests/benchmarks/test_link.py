@@ -221,7 +221,7 @@ def test_a_link_leaves_nothing_open(port: Opener) -> None:
         assert eventually(lambda: link.there.arrived == MANY)
         tid.sendto(b"answer", link.address)
         assert eventually(lambda: link.there.arrived == MANY + 1)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_the_ports_of_a_silent_transfer_are_closed(port: Opener) -> None:
@@ -232,7 +232,7 @@ def test_the_ports_of_a_silent_transfer_are_closed(port: Opener) -> None:
         client.sendto(b"request", link.address)
         server.recvfrom(100)
         assert eventually(lambda: link.transfers == 0)
-        assert eventually(lambda: descriptors() == before)
+        assert eventually(lambda: descriptors() <= before)
         client.sendto(b"another", link.address)
         assert server.recv(100) == b"another"
 
@@ -242,7 +242,7 @@ def test_a_door_that_is_taken_leaves_nothing_open(port: Opener) -> None:
     before = descriptors()
     with pytest.raises(OSError, match="in use"):
         Link(taken.getsockname(), taken.getsockname())
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("wrong", [{"loss": 1.5}, {"reorder": -0.1}, {"delay": -1.0}])

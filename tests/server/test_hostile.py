@@ -151,7 +151,7 @@ def test_ten_thousand_datagrams_of_noise_leave_nothing(tmp_path: Path) -> None:
         assert eventually(lambda: server.running == 0)
         for vandal in vandals:
             vandal.close()
-    assert descriptors() == before
+    assert descriptors() <= before
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 

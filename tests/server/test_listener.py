@@ -263,7 +263,7 @@ def test_a_port_that_is_taken_is_named_and_leaves_no_descriptor(
         listen(book, listener.address)
     assert caught.value.errno == errno.EADDRINUSE
     assert caught.value.filename == f"127.0.0.1:{listener.address[1]}"
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_a_port_can_be_shared_by_those_who_agree_to_it(book: Book) -> None:

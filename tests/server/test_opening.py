@@ -243,7 +243,7 @@ def test_what_fails_after_the_file_was_opened_lets_go_of_it(
     assert desk.ask(operation, mode=mode) is None
     assert storage.calls[-1] == end
     assert storage.count(end) == 1
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 # -- the terms ------------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_in_single_port_mode_the_port_is_the_one_that_was_asked(desk: Desk) -> N
     session = desk.ask()
     assert session is not None
     assert session.fileno() == -1
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.fixture

@@ -458,7 +458,7 @@ def test_an_upload_that_is_not_finished_leaves_nothing_and_keeps_the_old_file(
     assert {entry.name: entry.read_bytes() for entry in root.iterdir()} == (
         {} if old is None else {"file": old}
     )
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -651,7 +651,7 @@ def test_an_address_that_can_not_be_listened_on_is_named_and_nothing_stays_open(
         server.start()
     assert caught.value.errno == number
     assert config["hosts"][-1] in str(caught.value.filename)
-    assert descriptors() == before
+    assert descriptors() <= before
     assert not threads()
     with pytest.raises(RuntimeError):
         _ = server.address
@@ -887,7 +887,7 @@ def test_a_port_of_the_systems_choice_is_free_in_both_families(start_on: StartOn
             server = start_on(lonely)
             assert [address[1] for address in server.addresses] == [40003, 40003]
             server.stop()
-        assert descriptors() == before
+        assert descriptors() <= before
         for sock in taken:
             sock.close()
 
@@ -933,7 +933,7 @@ def test_a_stop_ends_everything_at_once_and_tells_the_clients(
     for peer in peers:
         assert error_code(peer.receive()) == 0
         peer.close()
-    assert descriptors() == before
+    assert descriptors() <= before
     assert [event.outcome for event in witness.all(TransferEnded)] == [Outcome.ABORTED] * 20
     assert [entry.name for entry in root.iterdir()] == ["file"]
 
@@ -998,7 +998,7 @@ def test_cycles_leave_no_descriptor_thread_or_file(root: Path) -> None:
     before = descriptors()
     for number in range(30):
         cycle(number)
-    assert descriptors() == before
+    assert descriptors() <= before
     assert not threads()
     assert {entry.name for entry in root.iterdir()} == {"file", "new"}
 
@@ -1111,7 +1111,7 @@ def test_an_engine_that_does_not_start_leaves_no_port_open(root: Path) -> None:
     server = Server(Directory(root), engine=Unwilling())
     with pytest.raises(MemoryError):
         server.start()
-    assert descriptors() == before
+    assert descriptors() <= before
     server.stop()
 
 
