@@ -5,6 +5,7 @@ descriptor can travel with a message. Neither end trusts a client's bytes to it 
 """
 
 import marshal
+import select
 import socket
 import struct
 from typing import Any
@@ -58,6 +59,20 @@ class Channel:
         self._outgoing += _LENGTH.pack(len(data))
         self._outgoing += data
         self.flush()
+
+    def offer(self, *message: Any) -> bool:
+        """Send a small message if that takes no waiting; False if it does, and nothing was sent.
+
+        Raises:
+            OSError: the other end is gone.
+        """
+        poller = select.poll()
+        poller.register(self._socket, select.POLLOUT)
+        # A stream socket is writable when most of its buffer is free: a few KiB find room.
+        if self._outgoing or not poller.poll(0):
+            return False
+        self.send(*message)
+        return True
 
     def send_descriptor(self, descriptor: int, *message: Any) -> None:
         """Send a message and a descriptor, on a blocking channel."""

@@ -94,6 +94,7 @@ class Child:
 
     def failed(self, error: Exception) -> None:
         """Die of it, and be replaced: the parent is told by the system."""
+        logger.critical("a child can not go on", exc_info=error)
         raise SystemExit(1) from error
 
     def close(self) -> None:
@@ -104,18 +105,20 @@ class Child:
 
     def _obey(self, message: Message, now: float) -> None:
         match message:
-            case "open", number, door, packed:
+            case "open", number, door, came, packed:
                 request = unpack_request(packed)
-                self._open(Arrival(request, number, self._doors[door]), now)
+                self._open(Arrival(request, number, self._doors[door], came), now)
             case "deliver", octets:
-                if self._session is not None:
-                    self._session.deliver(memoryview(octets), len(octets), now)
-                    self._reactor.settle(self._session)
+                session = self._session
+                if session is not None:
+                    octets = memoryview(octets)
+                    self._reactor.drive(session, session.deliver, octets, len(octets), now)
             case "cancel", number, reason:
                 session = self._session
                 if session is not None and session.number == number and session.ended is None:
-                    session.abort(Aborted(reason))
-                    self._reactor.settle(session)
+                    self._reactor.drive(session, session.abort, Aborted(reason))
+            case "level", level:
+                logger.setLevel(level)
             case "limits", max_blksize, max_windowsize:
                 self._config = self._config.adjusted(
                     max_blksize=max_blksize, max_windowsize=max_windowsize
@@ -123,26 +126,26 @@ class Child:
                 self._opening.adjust(self._config)
             case "abort", reason:
                 if self._session is not None:
-                    self._session.abort(Aborted(reason))
-                    self._reactor.settle(self._session)
+                    self._reactor.drive(self._session, self._session.abort, Aborted(reason))
 
     def _open(self, arrival: Arrival, now: float) -> None:
         known = self._session
         if known is not None:
-            if known.request.peer == arrival.request.peer and known.joins(arrival.request, now):
-                self._reactor.settle(known)
+            same = known.request.peer == arrival.request.peer
+            drive, came = self._reactor.drive, arrival.came
+            if same and drive(known, known.joins, arrival.request, now, came):
                 self._channel.send("joined", arrival.number)
                 return
             # It only stays to repeat its last ACK, or its client has moved on.
-            known.abort(Aborted("replaced by a new request of the same client"), tell=False)
-            self._reactor.settle(known)
+            over = Aborted("replaced by a new request of the same client")
+            drive(known, known.abort, over, tell=False)
         session = self._opening.open(arrival, self._workspace, now)
         if session is None:
             return
         self._session = session
         self.deadline = now + HEARTBEAT
-        session.start(time.monotonic())
         self._reactor.add(session)
+        self._reactor.drive(session, session.start, time.monotonic())
 
     def _leave(self) -> None:
         """The parent has closed the channel. What only stays to repeat its last ACK may finish."""
@@ -150,8 +153,7 @@ class Child:
         self.finished = True
         self.deadline = None
         if self._session is not None and self._session.ended is None:
-            self._session.abort(Aborted("server stops"))
-            self._reactor.settle(self._session)
+            self._reactor.drive(self._session, self._session.abort, Aborted("server stops"))
 
     def _report(self, event: Event) -> None:
         local = None

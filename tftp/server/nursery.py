@@ -8,6 +8,7 @@ When the engine is gone, however it went, the nursery ends all of them and itsel
 import contextlib
 import ctypes
 import gc
+import logging
 import os
 import select
 import signal
@@ -17,19 +18,23 @@ import sys
 from tftp.server.channel import Channel
 from tftp.server.child import Child
 from tftp.server.launch import parts_of_launch
+from tftp.server.logs import redirect_log
 
 __all__ = ["main"]
+
+logger = logging.getLogger("tftp")
 
 _PR_SET_PDEATHSIG = 1
 
 
 def main(descriptor: int) -> None:
     """Run the nursery; `descriptor` is the channel to the engine."""
-    parts, doors = parts_of_launch()
+    parts, doors, level = parts_of_launch()
     # A terminal's Ctrl-C goes to every process of the group: what to do about it, the server says.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor), blocking=True)
+    redirect_log(channel.offer, level)
     Nursery(channel, parts, [socket.socket(fileno=door) for door in doors]).run()
 
 
@@ -71,6 +76,8 @@ class Nursery:
             match message:
                 case ("fork",):
                     self._fork()
+                case "level", level:
+                    logger.setLevel(level)
                 case "kill", pid if pid in self._children:
                     os.kill(pid, signal.SIGKILL)
 
@@ -96,12 +103,14 @@ class Nursery:
             os.close(self._ringer)
             self._channel.close()
             _die_with(nursery)
-            Child(Channel(channel, blocking=True), self._parts, self._doors).run()  # type: ignore[arg-type]
+            upward = Channel(channel, blocking=True)
+            redirect_log(upward.offer)
+            Child(upward, self._parts, self._doors).run()  # type: ignore[arg-type]
             status = 0
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else 1
         except BaseException:
-            sys.excepthook(*sys.exc_info())
+            logger.critical("process %d ends by a fault of the program", os.getpid(), exc_info=True)
         finally:
             # Not the interpreter's own way out: that would run the nursery's clean-up twice.
             sys.stderr.flush()

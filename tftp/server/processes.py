@@ -28,6 +28,7 @@ from tftp.server.config import ServerConfig
 from tftp.server.launch import Launched, launch
 from tftp.server.ledger import Job, obituary
 from tftp.server.listener import DRAINING, Arrival, Busy, Listener, client_key
+from tftp.server.logs import LevelWatch, log_record
 from tftp.server.opening import Opening
 from tftp.server.relay import pack_request, unpack_event
 
@@ -253,6 +254,7 @@ class _Crew:
         self._recycle = recycle
         self._hang_after = hang_after
         self._reactor = Reactor()
+        self._watch = LevelWatch(self._level_changed)
         self._nursery = _Nursery(self, self._launch())
         self._children: dict[int, _Child] = {}
         self._coming = 0  # children that the nursery has been asked for
@@ -345,7 +347,8 @@ class _Crew:
         child.served += 1
         child.deadline = time.monotonic() + self._hang_after
         door = self._door(arrival)
-        child.order("open", arrival.number, door, pack_request(arrival.request))
+        packed = pack_request(arrival.request)
+        child.order("open", arrival.number, door, arrival.came, packed)
         self._reactor.settle(child)
 
     def _door(self, arrival: Arrival) -> int:
@@ -423,6 +426,8 @@ class _Crew:
             case "joined", number:
                 # Nothing of its own has come of it.
                 del child.jobs[number]
+            case "log", level, process, text, trace:
+                log_record(level, process, text, trace)
             case ("alive",):
                 pass
 
@@ -475,11 +480,13 @@ class _Crew:
     def _launch(self) -> Launched:
         doors = [listener.socket for listener in self._listeners]
         descriptors = [door.fileno() for door in doors]
-        return launch("tftp.server.nursery", (self._opening.parts, descriptors), doors)
+        parts = (self._opening.parts, descriptors, self._watch.level)
+        return launch("tftp.server.nursery", parts, doors)
 
     def _run(self) -> None:
         try:
             self._reactor.add(self._nursery)
+            self._reactor.add(self._watch)
             for listener in self._listeners:
                 self._reactor.add(listener)
             self._employ()
@@ -531,6 +538,12 @@ class _Crew:
             self._reactor.settle(child)
         self._employ()
 
+    def _level_changed(self, level: int) -> None:
+        self._nursery.order("level", level)  # It has an effect on those that are born later.
+        for child in self._children.values():
+            child.order("level", level)
+            self._reactor.settle(child)
+
     def _abort(self) -> None:
         for child in self._children.values():
             if child.jobs:
@@ -580,6 +593,8 @@ class _Nursery:
             match message:
                 case "born", pid:
                     self._crew.born(pid, self._newborn.popleft())
+                case "log", level, process, text, trace:
+                    log_record(level, process, text, trace)
                 case "gone", pid, status:
                     self._crew.gone(pid, status)
 

@@ -22,6 +22,7 @@ from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
 from tftp.server.launch import launch
 from tftp.server.ledger import Job, obituary
+from tftp.server.logs import LevelWatch, log_record
 from tftp.server.policy import Policy
 from tftp.server.relay import unpack_event, unpack_request
 from tftp.storage import Directory
@@ -71,6 +72,7 @@ class Supervisor:
         self._observers = tuple(observers)
         self._numbers = itertools.count(1)
         self._reactor = Reactor()
+        self._watch = LevelWatch(lambda level: self._order_all("level", level))
         self._workers: set[_Worker] = set()
         self._addresses: list[Address] = []
         self._failure: Exception | None = None
@@ -206,6 +208,7 @@ class Supervisor:
     # -- in the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._reactor.add(self._watch)
         try:
             self._reactor.run(until=lambda: self._stopping and not self._workers)
         finally:
@@ -215,7 +218,7 @@ class Supervisor:
 
     def _hire(self, backoff: float = 0.0) -> None:
         """Start a worker."""
-        parts = (self._storage, self._config, self._policy, self._paused)
+        parts = (self._storage, self._config, self._policy, self._paused, self._watch.level)
         launched = launch("tftp.server.worker", parts, [])
         worker = _Worker(self, launched.process, launched.channel, backoff)
         self._workers.add(worker)
@@ -351,6 +354,8 @@ class _Worker:
         match message:
             case "event", packed, request:
                 self._pass_on(packed, request)
+            case "log", level, process, text, trace:
+                log_record(level, process, text, trace)
             case "ready", addresses:
                 self.ready = True
                 self._supervisor.ready([tuple(address) for address in addresses])

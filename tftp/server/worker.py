@@ -4,6 +4,7 @@ It is a whole threaded server that happens to share its port. What happens in it
 supervisor, event by event, and it stops at the supervisor's word or when the supervisor is gone.
 """
 
+import logging
 import signal
 import socket
 import threading
@@ -15,11 +16,14 @@ from tftp.server import Server
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
 from tftp.server.launch import parts_of_launch
+from tftp.server.logs import redirect_log
 from tftp.server.policy import Policy
 from tftp.server.relay import pack_event, pack_request
 from tftp.storage.base import Storage
 
 __all__ = ["main"]
+
+logger = logging.getLogger("tftp")
 
 
 def main(descriptor: int) -> None:
@@ -36,12 +40,13 @@ class Worker:
     """A server, and the channel to its supervisor."""
 
     def __init__(
-        self, sock: socket.socket, parts: tuple[Storage, ServerConfig, Sequence[Policy], bool]
+        self, sock: socket.socket, parts: tuple[Storage, ServerConfig, Sequence[Policy], bool, int]
     ) -> None:
-        storage, config, policy, paused = parts
+        storage, config, policy, paused, level = parts
         self._socket = sock
         self._channel = Channel(sock, blocking=True)
         self._lock = threading.Lock()
+        redirect_log(self._offer, level)
         self._server = Server(storage, config=config, policy=policy, observers=[self._tell])
         if paused:
             self._server.pause()
@@ -73,6 +78,8 @@ class Worker:
                 self._server.pause()
             case ("resume",):
                 self._server.resume()
+            case "level", level:
+                logger.setLevel(level)
             case "limits", limits:
                 self._server.change_limits(**limits)
 
@@ -86,6 +93,10 @@ class Worker:
         announces = isinstance(event, RequestReceived | RequestRefused)
         request = pack_request(event.request) if announces else None
         self._send("event", pack_event(event), request)
+
+    def _offer(self, *message: Any) -> bool:
+        with self._lock:
+            return self._channel.offer(*message)
 
     def _send(self, *message: Any) -> None:
         try:
