@@ -1,5 +1,7 @@
 """The codecs: against vectors, against each other, and against whatever a network can bring."""
 
+import copy
+import pickle
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -236,6 +238,34 @@ def test_an_option_without_a_name_is_never_sent(packet: Packet) -> None:
 def test_a_word_that_is_not_ascii_is_never_sent(packet: Packet) -> None:
     with pytest.raises(ValueError, match="ascii"):
         packet.encode()
+
+
+@given(packets)
+def test_a_packet_never_changes(packet: Packet) -> None:
+    before = repr(packet)
+    for name in packet.__match_args__:
+        with pytest.raises(AttributeError, match=f"'{name}' stays"):
+            setattr(packet, name, None)
+        with pytest.raises(AttributeError, match=f"'{name}' stays"):
+            delattr(packet, name)
+    with pytest.raises(AttributeError, match="frozen"):
+        packet.more = 1
+    assert repr(packet) == before
+
+
+@given(packets)
+def test_a_packet_survives_a_copy_and_a_pickle(packet: Packet) -> None:
+    pickled = pickle.loads(pickle.dumps(packet))  # noqa: S301
+    for again in (copy.copy(packet), copy.deepcopy(packet), pickled):
+        assert again == packet
+        assert hash(again) == hash(packet)
+        assert type(again) is type(packet)
+
+
+def test_a_packet_shows_its_fields() -> None:
+    assert repr(Data(7, b"x")) == "Data(block=7, payload=b'x')"
+    assert repr(OptionAck()) == "OptionAck(options={})"
+    assert eval(repr(ReadRequest(b"f"))) == ReadRequest(b"f", "octet", {})  # noqa: S307
 
 
 def test_packets_of_two_kinds_are_never_equal() -> None:

@@ -7,10 +7,9 @@ meaning: whether a value makes sense is for `options` and `transfer` to say.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import IntEnum
 from struct import Struct
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from tftp.errors import DecodeError, TFTPError, known_text
 
@@ -60,8 +59,47 @@ class Opcode(IntEnum):
     OACK = 6
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
+class _Value:
+    """A frozen value: its slots are its fields, and it equals only another of its own kind.
+
+    A dataclass writes all of this anew for each class, whenever the module is loaded; six of them
+    would take longer for that than a small file does.
+    """
+
+    __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+
+    def _fill(self, *values: Any) -> None:
+        for name, value in zip(self.__match_args__, values, strict=True):
+            object.__setattr__(self, name, value)
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self.__match_args__)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is frozen: {name!r} stays what it is")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError(f"{type(self).__name__} is frozen: {name!r} stays where it is")
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self._values() == other._values()
+
+    def __hash__(self) -> int:
+        # Options are equal in any order, and a dict has no hash: they do without.
+        return hash(tuple(value for value in self._values() if not isinstance(value, Mapping)))
+
+    def __repr__(self) -> str:
+        parts = zip(self.__match_args__, self._values(), strict=True)
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in parts)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._values()
+
+
+class _Request(_Value):
     """What RRQ and WRQ have in common.
 
     Attributes:
@@ -70,11 +108,17 @@ class _Request:
         options: names and values in the order asked, as they were spelled (RFC 2347).
     """
 
+    __slots__ = __match_args__ = ("filename", "mode", "options")
     OPCODE: ClassVar[Opcode]
 
     filename: bytes
-    mode: str = "octet"
-    options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    mode: str
+    options: Mapping[str, str]
+
+    def __init__(
+        self, filename: bytes, mode: str = "octet", options: Mapping[str, str] | None = None
+    ) -> None:
+        self._fill(filename, mode, {} if options is None else options)
 
     def encode(self) -> bytes:
         """The bytes of this packet.
@@ -90,49 +134,61 @@ class _Request:
         return request
 
 
-@dataclass(frozen=True, slots=True)
 class ReadRequest(_Request):
     """RRQ: the client wants to read a file."""
 
+    __slots__ = ()
     OPCODE = Opcode.RRQ
 
 
-@dataclass(frozen=True, slots=True)
 class WriteRequest(_Request):
     """WRQ: the client wants to write a file."""
 
+    __slots__ = ()
     OPCODE = Opcode.WRQ
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(_Value):
     """DATA: one block of the file; a short one (or an empty one) is the last."""
 
+    __slots__ = __match_args__ = ("block", "payload")
+
     block: int
-    payload: bytes = b""
+    payload: bytes
+
+    def __init__(self, block: int, payload: bytes = b"") -> None:
+        self._fill(block, payload)
 
     def encode(self) -> bytes:
         """The bytes of this packet; `block` must be a wire number, 0 to 65535."""
         return HEADER.pack(Opcode.DATA, self.block) + self.payload
 
 
-@dataclass(frozen=True, slots=True)
-class Ack:
+class Ack(_Value):
     """ACK: everything up to and with this block has arrived (RFC 7440 for windows)."""
 
+    __slots__ = __match_args__ = ("block",)
+
     block: int
+
+    def __init__(self, block: int) -> None:
+        self._fill(block)
 
     def encode(self) -> bytes:
         """The bytes of this packet; `block` must be a wire number, 0 to 65535."""
         return HEADER.pack(Opcode.ACK, self.block)
 
 
-@dataclass(frozen=True, slots=True)
-class Error:
+class Error(_Value):
     """ERROR: the end of the transfer. It is never acknowledged and never answered."""
 
+    __slots__ = __match_args__ = ("code", "message")
+
     code: int
-    message: str = ""
+    message: str
+
+    def __init__(self, code: int, message: str = "") -> None:
+        self._fill(code, message)
 
     @classmethod
     def of(cls, error: TFTPError) -> "Error":
@@ -150,11 +206,15 @@ class Error:
         return HEADER.pack(Opcode.ERROR, self.code) + _terminated([self.message.encode(*_TEXT)])
 
 
-@dataclass(frozen=True, slots=True)
-class OptionAck:
+class OptionAck(_Value):
     """OACK: the options that the server grants (RFC 2347)."""
 
-    options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    __slots__ = __match_args__ = ("options",)
+
+    options: Mapping[str, str]
+
+    def __init__(self, options: Mapping[str, str] | None = None) -> None:
+        self._fill({} if options is None else options)
 
     def encode(self) -> bytes:
         """The bytes of this packet. Raises `ValueError` as a request does, but for its length."""
