@@ -824,9 +824,9 @@ def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resolver that knows "both": ::1 first, 127.0.0.1 behind it."""
     resolve = socket.getaddrinfo
 
-    def with_both(name: str, port: int, family: int, kind: int) -> list[object]:
-        names: dict[int, list[str]] = {socket.AF_INET6: ["::1"], socket.AF_INET: ["127.0.0.1"]}
-        wanted = names.get(family, ["::1", "127.0.0.1"]) if name == "both" else [name]
+    def with_both(name: bytes, port: int, family: int, kind: int) -> list[object]:
+        names: dict[int, list[bytes]] = {socket.AF_INET6: [b"::1"], socket.AF_INET: [b"127.0.0.1"]}
+        wanted = names.get(family, [b"::1", b"127.0.0.1"]) if name == b"both" else [name]
         return [answer for one in wanted for answer in resolve(one, port, 0, kind)]
 
     monkeypatch.setattr(socket, "getaddrinfo", with_both)

@@ -13,9 +13,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from tftp.dallying import Dallying
 from tftp.errand import Download, Errand, Start, Upload, declined, good_terms, ignored, shares
@@ -76,8 +76,21 @@ class Client:
         Raises:
             ValueError: the port, or a term, is out of range.
         """
-        overrides, patience = dict(overrides or {}), patience or Patience(total=20.0)
-        self._plan = _Plan(host, port, terms, overrides, patience, family, observer)
+        if not 1 <= port <= 65535:
+            raise ValueError(f"a port is 1 to 65535, not {port}")
+        overrides = dict(overrides or {})
+        replace(terms or Terms(), **overrides)  # Fails here, not in the first transfer.
+        self._plan = _Plan(
+            host=host,
+            port=port,
+            terms=terms,
+            overrides=overrides,
+            patience=patience or Patience(total=20.0),
+            family=family,
+            observer=observer,
+            numbers=itertools.count(1),
+            dallying=Dallying(),
+        )
         self._lock = threading.Lock()
         self._calls: set[_Call] = set()
 
@@ -166,8 +179,7 @@ class Client:
             call.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(NamedTuple):
     """What was said when the client was made, and what all its transfers share."""
 
     host: str
@@ -177,18 +189,15 @@ class _Plan:
     patience: Patience
     family: int
     observer: Observer | None
-    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
-    dallying: Dallying = field(default_factory=Dallying)
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"a port is 1 to 65535, not {self.port}")
-        replace(self.terms or Terms(), **self.overrides)  # Fails here, not in the first transfer.
+    numbers: Iterator[int]
+    dallying: Dallying
 
     def addresses(self) -> list[Address]:
         """Where the server may be. Raises `socket.gaierror`."""
+        # A name as text goes through IDNA, whose tables take longer to load than a small file.
+        host = self.host.encode() if self.host.isascii() else self.host
         try:
-            found = socket.getaddrinfo(self.host, self.port, self.family, socket.SOCK_DGRAM)
+            found = socket.getaddrinfo(host, self.port, self.family, socket.SOCK_DGRAM)
         except UnicodeError as error:  # No host has such a name.
             raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
         return list(dict.fromkeys(address for *_, address in found))

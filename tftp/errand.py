@@ -9,8 +9,8 @@ import errno
 import math
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from tftp.errors import ErrorCode, PeerError, ProtocolError, TransferTimeout, Unreachable
 from tftp.events import Address, Observer, Operation, Request, format_address
@@ -42,8 +42,7 @@ _ABOUT_OPTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
+class Start(NamedTuple):
     """How one attempt begins.
 
     Attributes:
@@ -66,7 +65,6 @@ class Start:
     now: float
 
 
-@dataclass(frozen=True, slots=True)
 class Errand:
     """One file to move; see its two kinds below.
 
@@ -75,12 +73,13 @@ class Errand:
         mode: "octet" or "netascii".
     """
 
-    filename: bytes
-    mode: str
+    __slots__ = ("filename", "mode")
 
-    def __post_init__(self) -> None:
-        if self.mode not in ("octet", "netascii"):
-            raise ValueError(f"mode is octet or netascii, not {self.mode!r}")
+    def __init__(self, filename: bytes, mode: str) -> None:
+        if mode not in ("octet", "netascii"):
+            raise ValueError(f"mode is octet or netascii, not {mode!r}")
+        self.filename = filename
+        self.mode = mode
 
     @property
     def text(self) -> bool:
@@ -103,11 +102,14 @@ class Errand:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
 class Download(Errand):
     """A file to read from the server, `into` something here."""
 
-    into: Target
+    __slots__ = ("into",)
+
+    def __init__(self, filename: bytes, mode: str, into: Target) -> None:
+        super().__init__(filename, mode)
+        self.into = into
 
     @property
     def room(self) -> int:
@@ -130,11 +132,14 @@ class Download(Errand):
         return session
 
 
-@dataclass(frozen=True, slots=True)
 class Upload(Errand):
     """A file to write to the server, from a `source` here."""
 
-    source: Origin
+    __slots__ = ("source",)
+
+    def __init__(self, filename: bytes, mode: str, source: Origin) -> None:
+        super().__init__(filename, mode)
+        self.source = source
 
     @property
     def room(self) -> int:

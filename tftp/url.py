@@ -6,7 +6,7 @@ here: whether there is one is for the resolver to say.
 """
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["DEFAULT_PORT", "Location", "parse"]
 
@@ -26,8 +26,7 @@ _PLAIN = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
+class Location(NamedTuple):
     """A file on a TFTP server. `str` gives its URL, in printable ASCII wherever the host is.
 
     Attributes:

@@ -1,7 +1,6 @@
 """What the words of the command line mean for a client's patience and wishes."""
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -23,7 +22,7 @@ NOTHING = TransferOptions(
 
 
 def patience(**given: Any) -> Any:
-    return replace(NOTHING, **given).patience()
+    return NOTHING._replace(**given).patience()
 
 
 def test_without_options_twenty_seconds_of_silence_end_it() -> None:
@@ -48,7 +47,7 @@ def test_retries_alone_say_when_to_give_up() -> None:
 
 def test_the_mode_option_counts_more_than_the_url() -> None:
     assert location_of("h/x;mode=netascii", NOTHING).mode == "netascii"
-    forced = replace(NOTHING, mode="octet")
+    forced = NOTHING._replace(mode="octet")
     assert location_of("h/x;mode=netascii", forced).mode == "octet"
 
 

@@ -10,9 +10,8 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tftp.cli.display import Bar, Tally, discard_output, numbers, write_json, write_line
 from tftp.cli.interruption import Interruption
@@ -30,8 +29,7 @@ __all__ = ["Job", "run"]
 _PAST = {Operation.READ: "got", Operation.WRITE: "sent"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(NamedTuple):
     """What is to be moved.
 
     Attributes:

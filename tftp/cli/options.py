@@ -7,8 +7,7 @@ import functools
 import math
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -28,8 +27,7 @@ _DALLY = 1.5
 _WAITS = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferOptions:
+class TransferOptions(NamedTuple):
     """What was said on the command line; None where nothing was."""
 
     blksize: int | None
@@ -89,7 +87,7 @@ def location_of(url: str, options: TransferOptions, *, upload: bytes = b"") -> L
         location = parse(url, upload=upload)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="URL") from None
-    return replace(location, mode=options.mode or location.mode)
+    return location._replace(mode=options.mode or location.mode)
 
 
 def transfer_options(command: Callable[..., int]) -> Callable[..., int]:
@@ -97,7 +95,7 @@ def transfer_options(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def call(**parameters: Any) -> int:
-        own = {part.name: parameters.pop(part.name) for part in fields(TransferOptions)}
+        own = {name: parameters.pop(name) for name in TransferOptions._fields}
         return command(options=TransferOptions(**own), **parameters)
 
     for option in reversed(_OPTIONS):
