@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pickle
 import signal
 import socket
 import stat
@@ -771,6 +772,188 @@ def test_a_source_is_closed_once_however_often_it_is_told(root: Path) -> None:
     assert open_descriptors() <= before
 
 
+# --- Many readers of one file ------------------------------------------------------------------
+
+
+def descriptors_of(path: Path) -> int:
+    """How many descriptors of this process lead to a file."""
+    status, count = path.stat(), 0
+    for entry in names_in(Path("/dev/fd")):
+        with contextlib.suppress(OSError):
+            count += os.path.samestat(os.fstat(int(entry)), status)
+    return count
+
+
+@pytest.mark.usefixtures("lookup")
+@pytest.mark.parametrize("ignore_case", [False, True])
+def test_a_thousand_readers_of_one_file_need_one_descriptor(root: Path, ignore_case: bool) -> None:
+    directory = Directory(root, ignore_case=ignore_case)
+    names = [b"dir/inner", b"/dir//inner", b"inside", b"dirlink/inner", b"absolute"]
+    names += [b"DIR/INNER", b"Inside"] if ignore_case else []
+    before = open_descriptors()
+    sources = [directory.open_read(reading(names[turn % len(names)])) for turn in range(1000)]
+    assert open_descriptors() <= before + 1
+    assert descriptors_of(root / "dir" / "inner") == 1
+    for source in sources:
+        assert read(source) == b"inner"  # Which closes it.
+    assert descriptors_of(root / "dir" / "inner") == 0
+
+
+def test_closing_a_source_twice_does_not_close_that_of_another_reader(root: Path) -> None:
+    directory = Directory(root)
+    mine, other = (directory.open_read(reading(b"boot.cfg")) for _ in range(2))
+    mine.close()
+    mine.close()
+    with pytest.raises(OSError, match="descriptor"):
+        mine.read_into([memoryview(bytearray(4))], 0)
+    assert read(other) == b"boot"
+
+
+def test_readers_of_one_file_do_not_move_one_another(tmp_path: Path) -> None:
+    content = os.urandom(100 * 512)
+    (tmp_path / "file").write_bytes(content)
+    directory = Directory(tmp_path)
+    sources = [directory.open_read(reading(b"file")) for _ in range(3)]
+    received = [bytearray(), bytearray(), bytearray()]
+    for block in range(100):
+        for number, source in enumerate(sources):
+            slot = bytearray(512)
+            offset = (block + 30 * number) % 100 * 512
+            assert source.read_into([memoryview(slot)], offset) == 512
+            received[number] += slot
+    for number, source in enumerate(sources):
+        start = 30 * number * 512
+        assert received[number] == content[start:] + content[:start]
+        source.close()
+
+
+@pytest.mark.usefixtures("lookup")
+@pytest.mark.parametrize("name", [b"file", b"sub/file"])
+def test_new_readers_get_the_new_file_and_old_ones_the_old(tmp_path: Path, name: bytes) -> None:
+    (tmp_path / "sub").mkdir()
+    directory = Directory(tmp_path, writable=True, overwrite=True)
+    before = open_descriptors()
+    versions = [b"version %d" % number for number in range(5)]
+    readers = []
+    for version in versions:
+        # As long as the last, and written in the same moment: only its inode is another.
+        store(directory, name, version)
+        readers.append([directory.open_read(reading(name)) for _ in range(3)])
+    assert open_descriptors() <= before + len(versions)
+    for version, sources in zip(versions, readers, strict=True):
+        assert [read(source) for source in sources] == [version] * 3
+    assert open_descriptors() <= before
+
+
+@pytest.mark.usefixtures("lookup")
+def test_a_link_that_is_changed_leads_new_readers_to_its_new_file(root: Path) -> None:
+    directory = Directory(root)
+    with contextlib.ExitStack() as held:
+        for target, content in (("boot.cfg", b"boot"), ("dir/inner", b"inner")):
+            (root / "spare").symlink_to(target)
+            (root / "spare").replace(root / "current")
+            held.callback(directory.open_read(reading(b"current")).close)
+            assert fetch(directory, b"current") == content
+        (root / "spare").symlink_to("../secret")
+        (root / "spare").replace(root / "current")
+        assert refusal(lambda: fetch(directory, b"current"))[0] == ErrorCode.ACCESS_VIOLATION
+
+
+@pytest.mark.usefixtures("lookup")
+def test_a_file_that_is_open_is_not_thereby_found_by_a_name_that_leads_outside(root: Path) -> None:
+    # The very file, by a way through the outside, or with a second name there.
+    (root / "dir" / "inner").unlink()
+    (root / "dir" / "inner").hardlink_to(root.parent / "secret")
+    directory = Directory(root)
+    held = directory.open_read(reading(b"dir/inner"))
+    for name in (b"parent/tftp/dir/inner", b"out", b"out-absolute", b"dir/out", b"parent/secret"):
+        assert refusal(lambda name=name: fetch(directory, name))[0] == 2  # type: ignore[misc]
+    held.close()
+
+
+@pytest.mark.usefixtures("lookup")
+@pytest.mark.parametrize("name", [b"file", b"sub/file"])
+def test_a_file_that_is_removed_frees_its_space_with_its_last_reader(
+    tmp_path: Path, name: bytes
+) -> None:
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / os.fsdecode(name)
+    path.write_bytes(b"content")
+    directory = Directory(tmp_path)
+    before = open_descriptors()
+    sources = [directory.open_read(reading(name)) for _ in range(3)]
+    path.unlink()
+    assert refusal(lambda: fetch(directory, name))[0] == ErrorCode.FILE_NOT_FOUND
+    assert [read(source) for source in sources] == [b"content"] * 3
+    assert open_descriptors() <= before
+
+
+def test_a_file_that_grew_is_served_whole_to_new_readers_and_as_it_was_to_old_ones(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"first")
+    directory = Directory(tmp_path)
+    old = directory.open_read(reading(b"log"))
+    with path.open("ab") as file:
+        file.write(b", second")
+    new = directory.open_read(reading(b"log"))
+    assert read(old) == b"first"
+    assert read(new) == b"first, second"
+
+
+def test_a_file_that_was_cut_fails_its_old_readers_and_none_of_the_new(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 4096)
+    directory = Directory(tmp_path)
+    old = [directory.open_read(reading(b"file")) for _ in range(2)]
+    os.truncate(path, 1000)
+    assert fetch(directory, b"file") == b"x" * 1000
+    for source in old:
+        assert refusal(lambda source=source: read(source))[0] == 0  # type: ignore[misc]
+
+
+def test_a_directory_with_open_files_can_go_to_another_process(root: Path) -> None:
+    directory = Directory(root, ignore_case=True)
+    source = directory.open_read(reading(b"boot.cfg"))
+    other = pickle.loads(pickle.dumps(directory))  # noqa: S301
+    assert fetch(other, b"BOOT.cfg") == b"boot"
+    assert read(source) == b"boot"
+
+
+def test_readers_in_many_threads_share_a_file_that_keeps_being_replaced(tmp_path: Path) -> None:
+    directory = Directory(tmp_path, writable=True, overwrite=True, durable=False)
+    contents = [bytes([number]) * 2000 for number in range(4)]
+    store(directory, b"file", contents[0])
+    before = open_descriptors()
+    together = threading.Barrier(5)
+    failures: list[BaseException] = []
+
+    def run(task: Callable[[int], None]) -> None:
+        try:
+            together.wait()
+            for turn in range(300):
+                task(turn)
+        except BaseException as failure:
+            failures.append(failure)
+
+    def look(_: int) -> None:
+        sources = [directory.open_read(reading(b"file")) for _ in range(3)]
+        for source in sources:
+            assert read(source) in contents
+
+    def replace(turn: int) -> None:
+        store(directory, b"file", contents[turn % 4])
+
+    threads = [threading.Thread(target=run, args=(task,)) for task in (look,) * 4 + (replace,)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert open_descriptors() <= before
+
+
 # --- Uploads -----------------------------------------------------------------------------------
 
 
@@ -1252,6 +1435,10 @@ def test_what_the_server_may_not_do_is_error_2(tmp_path: Path, temporaries: str)
         "for name in (b'closed/file', b'unreadable'):\n"
         "    request = Request(operation=Operation.READ, filename=name)\n"
         "    assert code(lambda: directory.open_read(request)) == 2, name\n"
+        "request = Request(operation=Operation.READ, filename=b'read-only')\n"
+        "held = directory.open_read(request)\n"
+        "os.chmod(root + '/read-only', 0)\n"
+        "assert code(lambda: directory.open_read(request)) == 2\n"
         "os.chmod(root, 0)\n"
         "try:\n"
         "    directory.check()\n"
@@ -1265,6 +1452,7 @@ def test_what_the_server_may_not_do_is_error_2(tmp_path: Path, temporaries: str)
     finally:
         tmp_path.chmod(0o700)
         (tmp_path / "closed").chmod(0o700)
+        (tmp_path / "read-only").chmod(0o400)
     assert (tmp_path / "read-only").read_bytes() == b"old"
 
 

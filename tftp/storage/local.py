@@ -4,7 +4,8 @@ Reading is one open with O_NOFOLLOW and one fstat for a plain name, the kernel's
 a path, and a walk by hand for what is left (see `openat2`). An upload is written to a file that
 has no name yet, or a hidden one, and gets its own only when all of it is on the disk. The root is
 looked up for each request, so that a tree replaced by a rename is served from then on; it costs
-nothing for a plain name, and leaves no descriptor to close. This module knows neither packets nor
+nothing for a plain name, and leaves no descriptor to close. Who reads the same file shares one
+descriptor (see `opened`). This module knows neither packets nor
 option negotiation: of a request it takes the name and the size that the client declares. It needs
 a POSIX system.
 """
@@ -12,6 +13,7 @@ a POSIX system.
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from typing import TypeVar
 from tftp.errors import ErrorCode, Refused
 from tftp.events import Request
 from tftp.storage.openat2 import open_beneath, walk
+from tftp.storage.opened import OpenFiles
 
 __all__ = ["Directory", "LocalSink", "LocalSource"]
 
@@ -50,6 +53,8 @@ _WALK_ON = frozenset(
         errno.EPERM,
     }
 )
+# What an open with O_NOFOLLOW says of a link: FreeBSD has its own word for it.
+_LINK = frozenset({errno.ELOOP, errno.EMLINK})
 # The open of a socket, or of a device that has no driver.
 _SPECIAL = frozenset({errno.ENXIO, errno.ENODEV, errno.EOPNOTSUPP})
 # File systems that know no nameless files, and those that know no hard links.
@@ -62,6 +67,10 @@ _NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
 _MAX_BUFFERS = 1024
 # Directory entries that `ignore_case` looks at for one name.
 _MAX_ENTRIES = 65536
+# Nearly all names are of this kind, and nothing in one of them needs a second look: no component is
+# empty, begins with a dot (so it is neither ".." nor reserved) or holds a NUL.
+_SIMPLE = re.compile(rb"/*([^/.\0][^/\0]*(?:/[^/.\0][^/\0]*)*)")
+
 # 20 digits hold 2**63; a longer number is not the size of a file.
 _MAX_DIGITS = 20
 
@@ -107,6 +116,8 @@ class Directory:
         self.max_size = max_size
         self.durable = durable
         self._root = os.fsencode(self.root)
+        self._beneath = self._root + b"/"
+        self._opened = OpenFiles()
 
     def check(self) -> None:
         """Fail now if the root cannot be served.
@@ -122,6 +133,8 @@ class Directory:
     def open_read(self, request: Request) -> "LocalSource":
         """Open a file for reading, as it is now.
 
+        It uses no descriptor of its own as long as another source has the same file open.
+
         Raises:
             Refused: the name leaves the root, is reserved, or is not that of a regular file.
             OSError: of the system calls.
@@ -134,7 +147,7 @@ class Directory:
         except BaseException:
             os.close(descriptor)
             raise
-        return LocalSource(descriptor, status)
+        return LocalSource(self._opened.share(descriptor, status), status, self._opened.close)
 
     def open_write(self, request: Request) -> "LocalSink":
         """Open a new file, which takes its name when it is committed.
@@ -190,10 +203,7 @@ class Directory:
 
     def _open(self, names: Sequence[bytes]) -> int:
         try:
-            if len(names) == 1:
-                return os.open(self._root + b"/" + names[0], _READ)
-            # A link as the last name is for the kernel to follow: it stays beneath the root.
-            return open_beneath(self._root, names, _READ & ~os.O_NOFOLLOW)
+            return self._open_at_once(names)
         except OSError as error:
             if error.errno in _SPECIAL:
                 raise Refused(_NOT_REGULAR) from error
@@ -202,6 +212,17 @@ class Directory:
             ):
                 raise
         return self._walk(names, _open_last)
+
+    def _open_at_once(self, names: Sequence[bytes]) -> int:
+        """By the kernel alone, if it can."""
+        if len(names) == 1:
+            try:
+                return os.open(self._beneath + names[0], _READ)
+            except OSError as error:
+                if error.errno not in _LINK:
+                    raise
+        # A link as the last name is for the kernel to follow: it stays beneath the root.
+        return open_beneath(self._root, names, _READ & ~os.O_NOFOLLOW)
 
     def _walk(self, names: Sequence[bytes], act: Callable[[int, bytes], _Found]) -> _Found:
         try:
@@ -237,12 +258,23 @@ class LocalSource:
     It may grow meanwhile, and what is appended is not served. A file that is cut or rewritten in
     place is an error, not a mix of old and new (which a file rewritten with a longer one can
     still be: growing does not tell the two apart). One replaced by a rename stays the old one.
+
+    Args:
+        descriptor: of the file; the source lets it go at its end.
+        status: what fstat says of it.
+        let_go: how.
     """
 
-    __slots__ = ("_changed", "_descriptor", "size")
+    __slots__ = ("_changed", "_descriptor", "_let_go", "size")
 
-    def __init__(self, descriptor: int, status: os.stat_result) -> None:
+    def __init__(
+        self,
+        descriptor: int,
+        status: os.stat_result,
+        let_go: Callable[[int], None] = os.close,
+    ) -> None:
         self._descriptor = descriptor
+        self._let_go = let_go
         self._changed = status.st_mtime_ns
         #: Octets in the file.
         self.size = status.st_size
@@ -260,7 +292,7 @@ class LocalSource:
             return wanted  # In the midst of the file, and all at once: nothing else to see to.
         if wanted > left:
             wanted = max(left, 0)
-            slots = _first(slots, wanted)
+            slots = [slots[0][:wanted]] if len(slots) == 1 else _first(slots, wanted)
         missing = wanted
         while missing:
             got = _preadv(self._descriptor, _few(slots), offset)
@@ -275,10 +307,10 @@ class LocalSource:
         return wanted
 
     def close(self) -> None:
-        """Close the file. A second call does nothing."""
+        """Let the file go. A second call does nothing."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
-            os.close(descriptor)
+            self._let_go(descriptor)
 
     def _require_unchanged(self) -> None:
         # Asked once, at the end: what has been sent is whole only if nothing changed until then.
@@ -451,6 +483,9 @@ def _components(filename: bytes) -> list[bytes]:
 
     A name that leaves the root, or that no file can have, is refused here, before any system call.
     """
+    simple = _SIMPLE.fullmatch(filename)
+    if simple is not None:
+        return simple[1].split(b"/")
     if not filename:
         raise Refused("empty file name", ErrorCode.FILE_NOT_FOUND)
     if b"\0" in filename:
