@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import itertools
 import os
 import pickle
 import signal
@@ -23,6 +24,7 @@ from tftp.errors import ErrorCode, Refused, TFTPError
 from tftp.events import Operation, Request
 from tftp.storage import local, openat2
 from tftp.storage.local import Directory, LocalSource
+from tftp.storage.writeback import start_writing
 
 SECRET = b"nobody may read this"
 DAY = 86400.0
@@ -1205,6 +1207,66 @@ def test_the_file_is_on_the_disk_before_its_name_and_the_name_before_the_ack(
     assert seen == [(False, b"old" if replaced else None), (True, b"new")]
 
 
+class Starts:
+    """Watches, or refuses, the calls that have data written early."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        self.refuses = refuses
+        self.ranges: list[tuple[int, int]] = []
+
+    def __call__(self, descriptor: int, offset: int, count: int) -> bool:
+        assert os.fstat(descriptor).st_size >= offset + count
+        self.ranges.append((offset, offset + count))
+        return not self.refuses and start_writing(descriptor, offset, count)
+
+
+def upload(directory: Directory, chunk: int, total: int) -> bytes:
+    """Store random octets, a chunk at a time."""
+    content = os.urandom(total)
+    sink = directory.open_write(writing(b"file"))
+    for start in range(0, total, chunk):
+        sink.write([memoryview(content)[start : start + chunk]])
+    sink.commit()
+    return content
+
+
+@pytest.mark.usefixtures("temporaries")
+@pytest.mark.parametrize("chunk", [1428, 64 * 1428, local._PIECE, 700_000])
+def test_a_large_upload_starts_on_its_way_to_the_disk_in_whole_pieces_while_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux has sync_file_range")
+    starts = Starts()
+    monkeypatch.setattr(local, "start_writing", starts)
+    content = upload(Directory(tmp_path, writable=True), chunk, 2_000_000)
+    assert everything(tmp_path) == {"file": content}
+    edges = [0, *(end for _, end in starts.ranges)]
+    assert starts.ranges == list(itertools.pairwise(edges))
+    assert not any(edge % local._PIECE for edge in edges)
+    assert edges[-1] == 2_000_000 // local._PIECE * local._PIECE
+
+
+def test_an_upload_that_need_not_be_on_the_disk_is_not_hurried_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = Starts()
+    monkeypatch.setattr(local, "start_writing", starts)
+    content = upload(Directory(tmp_path, writable=True, durable=False), 1428, 1_000_000)
+    assert everything(tmp_path) == {"file": content}
+    assert not starts.ranges
+
+
+def test_where_data_cannot_be_written_early_that_is_asked_once_in_an_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts = Starts(refuses=True)
+    monkeypatch.setattr(local, "start_writing", starts)
+    content = upload(Directory(tmp_path, writable=True), 1428, 1_000_000)
+    assert everything(tmp_path) == {"file": content}
+    assert starts.ranges == [(0, local._PIECE)]
+
+
 @pytest.mark.usefixtures("temporaries")
 def test_a_size_above_the_limit_is_refused_at_once_and_while_writing(tmp_path: Path) -> None:
     directory = Directory(tmp_path, writable=True, max_size=1000)
@@ -1495,6 +1557,18 @@ def test_a_filter_against_openat2_changes_nothing(root: Path, when: str) -> None
         parts.insert(0, fetches)
     script += "".join(parts) + "assert code(lambda: fetch(b'dir/out')) == 2\n"
     run_python(script, root)
+
+
+def test_a_filter_against_writing_early_changes_nothing(tmp_path: Path) -> None:
+    require_seccomp()
+    number = {"x86_64": 277, "aarch64": 84}.get(os.uname().machine)
+    if number is None:
+        pytest.skip("the number of sync_file_range is not known here")
+    script = PRELUDE + FORBID
+    script += f"forbid({number})\n"
+    script += "store(Directory(root, writable=True), b'file', bytes(1_000_000))\n"
+    run_python(script, tmp_path)
+    assert everything(tmp_path) == {"file": bytes(1_000_000)}
 
 
 def test_without_hard_links_an_upload_is_still_whole_or_not_there(tmp_path: Path) -> None:

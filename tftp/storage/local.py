@@ -23,6 +23,7 @@ from tftp.errors import ErrorCode, Refused
 from tftp.events import Request
 from tftp.storage.openat2 import open_beneath, walk
 from tftp.storage.opened import OpenFiles
+from tftp.storage.writeback import start_writing
 
 __all__ = ["Directory", "LocalSink", "LocalSource"]
 
@@ -65,6 +66,10 @@ _NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 # Buffers that one system call takes: Linux and macOS have 1024 (IOV_MAX).
 _MAX_BUFFERS = 1024
+# Of a durable upload so many octets at a time start on their way to the disk: enough for one large
+# write, and little enough to leave the sync at the end little to do. A multiple of the page size,
+# because a page that is being written may keep the next octets for it waiting.
+_PIECE = 256 * 1024
 # Directory entries that `ignore_case` looks at for one name.
 _MAX_ENTRIES = 65536
 # Nearly all names are of this kind, and nothing in one of them needs a second look: no component is
@@ -339,6 +344,8 @@ class LocalSink:
         "_max_size",
         "_name",
         "_overwrite",
+        "_started",
+        "_starts",
         "_temporary",
         "_written",
     )
@@ -362,6 +369,8 @@ class LocalSink:
         self._max_size = max_size
         self._durable = durable
         self._written = 0
+        self._started = 0  # So many octets are on their way to the disk.
+        self._starts = durable
 
     def write(self, chunks: Sequence[memoryview]) -> None:
         """Append the chunks in order.
@@ -378,6 +387,8 @@ class LocalSink:
             missing -= done
             if missing:
                 chunks = _rest(chunks, done)
+        if self._starts and self._written - self._started >= _PIECE:
+            self._start_writing()
 
     def commit(self) -> None:
         """Put the file on the disk, if that is promised, and then under its name.
@@ -410,6 +421,12 @@ class LocalSink:
         finally:
             os.close(self._directory)
             os.close(file)
+
+    def _start_writing(self) -> None:
+        """Have whole pieces written while the rest comes in; ask no more where that is refused."""
+        end = self._written - self._written % _PIECE
+        self._starts = start_writing(self._file, self._started, end - self._started)
+        self._started = end
 
     def _take_permissions(self) -> None:
         """Give the new file the permission bits of the one that it will replace."""
