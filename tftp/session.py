@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tftp.blocks import on_wire
@@ -62,6 +63,9 @@ _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 _ERROR_OPCODE = Opcode.ERROR.to_bytes(2, "big")
 # How many foreign addresses a session remembers, for its error message.
 _STRANGERS = 4
+_ACK = int(Opcode.ACK)
+# Octets that an ACK, or an ERROR with a long text, may have.
+_SMALL = 1024
 # How many datagrams are taken in before the judgement on a new request of the same client.
 _CATCH_UP = 64
 # A transfer of fewer windows is over before looking ahead has paid.
@@ -310,10 +314,20 @@ class Session:
     # -- the network ------------------------------------------------------------------------------
 
     def _send(self, datagram: bytes) -> None:
+        outbox = self._workspace.outbox
+        # Last words do not wait: the port may be closed by then.
+        if outbox.corked and self.machine.outcome is None:
+            outbox.put(self._endpoint.emit, datagram, self.peer, self)
+            return
         try:
             self._endpoint.send(datagram, self.peer)
         except OSError as error:
             self._network_failed(error)
+
+    def unsent(self, error: OSError) -> None:
+        """A datagram that waited to be sent with others could not be."""
+        self._network_failed(error)
+        self._advance(time.monotonic())
 
     def _receive(self) -> tuple[memoryview, int] | None:
         """What has come from the peer: octets, and the size of the datagrams that they hold."""
@@ -413,9 +427,15 @@ class Session:
 
 
 class SendingSession(Session):
-    """A transfer whose file is here: a server that is read from, a client that writes."""
+    """A transfer whose file is here: a server that is read from, a client that writes.
 
-    __slots__ = ("_ahead", "_awaited", "_source")
+    As long as nothing gets lost, the same happens over and over: the ACK that was awaited comes,
+    and the next window leaves. So some windows are read and numbered beforehand (`_look_ahead`),
+    each leaves on its ACK (`_step`), and the machine is told of all of them together (`_account`),
+    at the latest before it is asked anything.
+    """
+
+    __slots__ = ("_ahead", "_awaited", "_recvfrom", "_source", "_stepped_at", "_steps", "_taken")
 
     machine: Sender
 
@@ -434,8 +454,12 @@ class SendingSession(Session):
             machine, request, link, report=report, number=number, now=now, size=source.size
         )
         self._source = source
+        self._recvfrom = link.endpoint.socket.recvfrom
         self._ahead: Batch | None = None
-        self._awaited: bytes | None = None  # the ACK on which what is in `_ahead` may go
+        self._awaited: bytes | None = None  # the ACK on which the next of the steps is taken
+        self._steps: Iterator[tuple[bytes | None, memoryview]] = iter(())
+        self._taken = 0  # steps that the machine does not know of
+        self._stepped_at = now
 
     def readable(self, now: float) -> None:
         """Take in an ACK; where nothing gets lost, answer it with the window that is ready."""
@@ -443,55 +467,101 @@ class SendingSession(Session):
             super().readable(now)
             return
         try:
-            datagram, sender = self._endpoint.receive_small()
+            datagram, sender = self._recvfrom(_SMALL)
         except OSError:
             super().readable(now)  # Nothing, or an error, which will come again.
             return
-        if sender == self.peer or self._is_peer(sender):
-            if datagram == self._awaited and self._ahead is not None:
-                self._send_ahead(self._ahead, datagram, now)
-            else:
-                self.deliver(memoryview(datagram), len(datagram), now)
+        if datagram == self._awaited and sender == self.peer:
+            self._step(datagram, now)
+        elif sender == self.peer or self._is_peer(sender):
+            self.deliver(memoryview(datagram), len(datagram), now)
         else:
             self._turn_away(memoryview(datagram), sender)
 
-    def _send_ahead(self, batch: Batch, ack: bytes, now: float) -> None:
-        """Send the window that is ready, and only then account for it and prepare the next."""
-        machine = self.machine
-        count = len(batch.slots)
-        self._awaited = None
-        sent = self._send_blocks(batch.octets, batch.size, count)
-        if machine.outcome is not None:
-            self._advance(now)  # The network refused them for good.
-        elif sent == count:
-            machine.advanced(now)
-            self._look_ahead()
-            if now >= self._next_progress:
-                self._report_progress(now)
-        else:
-            machine.receive(ack, now)
-            machine.sent(sent, now)
-            self.blocked = True
+    def deliver(self, octets: memoryview, size: int, now: float) -> None:
+        """Act on datagrams of `size` octets from the peer, one behind the other."""
+        self._account()
+        super().deliver(octets, size, now)
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        self._account()
+        super().expire(now)
+
+    def joins(self, request: Request, now: float, came: float | None = None) -> bool:
+        """Whether `request`, from the same client port, is this transfer's own, come again."""
+        self._account()
+        return super().joins(request, now, came)
+
+    def abort(self, error: TFTPError, *, tell: bool = True) -> None:
+        """End the transfer for this reason; `tell` the peer, unless it has moved on."""
+        self._account()
+        super().abort(error, tell=tell)
+
+    def unsent(self, error: OSError) -> None:
+        """A datagram that waited to be sent with others could not be."""
+        self._account()
+        super().unsent(error)
+
+    # -- looking ahead ----------------------------------------------------------------------------
 
     def _look_ahead(self) -> None:
-        """Read the next window, if it is a full one, while the peer still has the present one."""
+        """Read the next full windows while the peer still has the present one."""
         self._awaited = None
-        block = self.machine.awaited()
+        machine = self.machine
+        block = machine.awaited()
         if block is None:
             return
         batch = self._ahead or self._borrow(block)
         if batch is None:
             return
-        terms = self.machine.terms
-        count, blksize = len(batch.slots), terms.blksize
+        terms = machine.terms
+        windowsize, rollover = terms.windowsize, terms.rollover or 0
         try:
-            octets = self._source.read_into(batch.slots, block * blksize)
+            octets = self._source.read_into(batch.slots, block * terms.blksize)
         except (OSError, TFTPError):
             return  # It will be met again where it belongs, when these blocks are due.
-        if octets == count * blksize:
-            rollover = terms.rollover or 0
-            batch.number(block + 1, count, rollover)
-            self._awaited = HEADER.pack(Opcode.ACK, on_wire(block, rollover))
+        windows = octets // (windowsize * terms.blksize)
+        if not windows:
+            return
+        batch.number(block + 1, windows * windowsize, rollover)
+        size = windowsize * batch.size
+        ready = [batch.octets[start : start + size] for start in range(0, windows * size, size)]
+        acked = range(block, block + windows * windowsize, windowsize)
+        acks = [HEADER.pack(_ACK, on_wire(last, rollover)) for last in acked]
+        self._awaited = acks[0]
+        self._steps = zip([*acks[1:], None], ready, strict=True)
+
+    def _step(self, ack: bytes, now: float) -> None:
+        """Send the window that is ready; if it was the last of them, prepare some more."""
+        machine = self.machine
+        self._awaited, window = next(self._steps)
+        terms = machine.terms
+        sent = self._send_blocks(window, HEADER.size + terms.blksize, terms.windowsize)
+        if machine.outcome is not None:
+            self._advance(now)  # The network refused them for good.
+            return
+        if sent < terms.windowsize:
+            self._account()
+            self._awaited = None
+            machine.receive(ack, now)
+            machine.sent(sent, now)
+            self.blocked = True
+            return
+        self._taken += 1
+        self._stepped_at = now
+        if self._awaited is None:
+            self._account()
+            self._look_ahead()
+        if now >= self._next_progress:
+            self._account()
+            self._report_progress(now)
+
+    def _account(self) -> None:
+        """Tell the machine of the steps that were taken."""
+        if self._taken:
+            taken, self._taken = self._taken, 0
+            self.machine.advanced(taken, self._stepped_at)
 
     def _borrow(self, block: int) -> Batch | None:
         """Room to look ahead in, where the transfer is long enough for that to pay."""
@@ -501,6 +571,8 @@ class SendingSession(Session):
         if block >= _LOOK_AHEAD_FROM * terms.windowsize and self.fileno() >= 0:
             self._ahead = self._workspace.lend(terms.blksize, terms.windowsize)
         return self._ahead
+
+    # -- sending ----------------------------------------------------------------------------------
 
     def _work(self, now: float) -> None:
         """Send what the window allows: one read and, where the kernel can, one call to send."""
@@ -532,9 +604,15 @@ class SendingSession(Session):
             self.blocked = sent < count
 
     def _send_blocks(self, packets: memoryview, size: int, count: int) -> int:
+        """How many of `count` packets are on their way, or soon will be."""
+        outbox = self._workspace.outbox
+        if outbox.corked and count == 1:
+            outbox.put(self._endpoint.emit, bytes(packets), self.peer, self)
+            return count
         try:
             return self._endpoint.send_blocks(packets, size, self.peer)
         except OSError as error:
+            self._account()
             self._network_failed(error)
             return count
 

@@ -451,8 +451,8 @@ class Sender(Transfer):
         """The block whose ACK lets a whole new window leave; None where it is not as plain as that.
 
         It is plain as long as nothing gets lost: what is out was sent once, and fills the window.
-        The driver may then have the next window ready, send it on that very ACK, and report it by
-        `advanced`, instead of going through `receive`, `window` and `sent`.
+        The driver may then have the next windows ready, send each on that very ACK, and report it
+        by `advanced`, instead of going through `receive`, `window` and `sent`.
         """
         highest, windowsize = self._highest, self.terms.windowsize
         plain = (
@@ -463,22 +463,25 @@ class Sender(Transfer):
         )
         return highest if plain else None
 
-    def advanced(self, now: float) -> None:
-        """The ACK of `awaited` came, and the whole window behind it is on its way."""
+    def advanced(self, windows: int, now: float) -> None:
+        """So many ACKs came as awaited, and each time a whole new window went, at `now` the last.
+
+        The driver may report several at once, but must do so before it calls anything else.
+        """
         windowsize = self.terms.windowsize
-        octets = windowsize * self.terms.blksize
+        blocks = windows * windowsize
+        octets = blocks * self.terms.blksize
         counters = self.counters
-        counters.datagrams_received += 1
-        counters.octets_received += HEADER.size
-        counters.datagrams_sent += windowsize
-        counters.octets_sent += octets + windowsize * HEADER.size
+        counters.datagrams_received += windows
+        counters.octets_received += windows * HEADER.size
+        counters.datagrams_sent += blocks
+        counters.octets_sent += octets + blocks * HEADER.size
         counters.payload += octets
-        counters.blocks += windowsize
-        acked = self._acked = self._highest
-        # A round trip in lock-step is short, and one in eight tells enough.
-        if windowsize > 1 or not acked & 7:
-            self.timer.sample(now - self._sent_at)
-        self._highest = self._pause_after = acked + windowsize
+        counters.blocks += blocks
+        self.timer.sample((now - self._sent_at) / windows)
+        self._highest += blocks
+        self._acked = acked = self._highest - windowsize
+        self._pause_after = self._highest
         self._timed = acked + 1
         self._next = self._fresh = self._highest + 1
         self._heard_at = self._progress_at = self._sent_at = now

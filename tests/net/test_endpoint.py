@@ -15,6 +15,7 @@ from tftp.events import Address
 from tftp.net import kernel
 from tftp.net.endpoint import (
     Endpoint,
+    Outbox,
     SharedEndpoint,
     Workspace,
     open_first_free,
@@ -361,3 +362,58 @@ def test_an_address_that_is_not_here_is_not_a_full_range() -> None:
         open_first_free(socket.AF_INET, ("192.0.2.99", 0), range(40000, 40010))
     assert caught.value.errno == errno.EADDRNOTAVAIL
     assert descriptors() <= before
+
+
+# -- datagrams that leave together ----------------------------------------------------------------
+
+
+class Owner:
+    """Who has put a datagram into an outbox, and what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[OSError] = []
+
+    def unsent(self, error: OSError) -> None:
+        self.told.append(error)
+
+
+def test_what_waits_in_an_outbox_leaves_in_order_when_it_is_uncorked() -> None:
+    outbox, left, owner = Outbox(), list[bytes](), Owner()
+    outbox.corked = True
+    for number in range(3):
+        outbox.put(lambda datagram, _peer: left.append(bytes(datagram)), b"%d" % number, (), owner)
+    assert left == []
+    assert outbox.uncork() == []
+    assert not outbox.corked
+    assert left == [b"0", b"1", b"2"]
+    assert outbox.uncork() == []
+    assert len(left) == 3
+
+
+def test_an_outbox_holds_back_so_many_and_no_more() -> None:
+    outbox, left, owner = Outbox(), list[bytes](), Owner()
+    outbox.corked = True
+    for _ in range(100):
+        outbox.put(lambda datagram, _peer: left.append(bytes(datagram)), b"", (), owner)
+    assert len(left) == 96
+
+
+def test_one_that_can_not_be_sent_does_not_stop_the_others_and_its_owner_is_told() -> None:
+    outbox, left = Outbox(), list[bytes]()
+    owner, other = Owner(), Owner()
+    refused = OSError(errno.EMSGSIZE, "too long")
+
+    def refuse(_datagram: bytes | memoryview, _peer: Address) -> None:
+        raise refused
+
+    def lose(_datagram: bytes | memoryview, _peer: Address) -> None:
+        raise BlockingIOError
+
+    outbox.put(refuse, b"", (), owner)
+    outbox.put(lose, b"", (), other)
+    outbox.put(lambda datagram, _peer: left.append(bytes(datagram)), b"last", (), other)
+    assert outbox.uncork() == [owner]
+    assert owner.told == [refused]
+    assert other.told == []
+    assert left == [b"last"]
+    assert outbox.uncork() == [], "it was told once"

@@ -8,8 +8,9 @@ the four octets in front of each block.
 import contextlib
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from struct import Struct
+from typing import Protocol
 
 from tftp.blocks import MAX_WIRE, on_wire
 from tftp.events import Address
@@ -20,14 +21,21 @@ __all__ = ["Batch", "Endpoint", "SharedEndpoint", "Workspace", "open_first_free"
 
 # The largest IP packet, which is also the most that GRO joins.
 _INBOUND = 65536
-# Enough for an ACK, an OACK and an ERROR with a long text.
-_SMALL = 1024
 # Octets that are read at once, at most.
 _OUTBOUND = 2 * MAX_DATAGRAM
+# How many datagrams an outbox gathers.
+_IN_A_ROW = 32
 # How many block sizes a workspace keeps room for.
 _LAYOUTS = 8
-# Octets that the transfers of one thread may have ready beforehand, all together.
-_AHEAD = 16 << 20
+# Octets that the transfers of one thread may have ready beforehand, all together, and up to which
+# there is room for each to have a run of windows ready, not just one.
+_AHEAD, _AHEAD_AMPLE = 16 << 20, 8 << 20
+# Octets of such a run.
+_RUN = 16 << 10
+
+
+#: Sends one datagram.
+Emit = Callable[[bytes | memoryview, Address], object]
 
 
 class Batch:
@@ -70,12 +78,66 @@ _LOW = bytes(range(256)) * 512
 _HIGH = b"".join(bytes([high]) * 256 for high in range(256)) * 2
 
 
-class Workspace:
-    """The buffers of one thread."""
+class Postman(Protocol):
+    """Who has put a datagram into an outbox."""
 
-    __slots__ = ("_batches", "_left", "inbound")
+    def unsent(self, error: OSError) -> None:
+        """The network says why it will never take the datagram."""
+
+
+class Outbox:
+    """Datagrams of many transfers that leave together.
+
+    Half of what a datagram costs to send is to wake who receives it. While one of a row wakes him
+    the others cost nothing of that, if they leave without anything in between.
+
+    Attributes:
+        corked: datagrams are to be put here, for as long as that is so.
+    """
+
+    __slots__ = ("_failed", "_waiting", "corked")
 
     def __init__(self) -> None:
+        self.corked = False
+        self._waiting: list[tuple[Emit, bytes, Address, Postman]] = []
+        self._failed: list[Postman] = []
+
+    def put(self, emit: Emit, datagram: bytes, peer: Address, owner: Postman) -> None:
+        """Have a datagram sent soon."""
+        waiting = self._waiting
+        waiting.append((emit, datagram, peer, owner))
+        if len(waiting) >= _IN_A_ROW:
+            self._send()
+
+    def uncork(self) -> list[Postman]:
+        """Send what has gathered, and let everything else leave at once. Who was told `unsent`."""
+        self.corked = False
+        if self._waiting:
+            self._send()
+        failed = self._failed
+        if failed:
+            self._failed = []
+        return failed
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for emit, datagram, peer, owner in waiting:
+            try:
+                emit(datagram, peer)
+            except BlockingIOError:
+                pass  # A full queue loses it, as the network may.
+            except OSError as error:
+                owner.unsent(error)
+                self._failed.append(owner)
+
+
+class Workspace:
+    """The buffers of one thread, and its outgoing datagrams."""
+
+    __slots__ = ("_batches", "_left", "inbound", "outbox")
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
         self.inbound = memoryview(bytearray(_INBOUND))
         self._batches: dict[int, Batch] = {}
         self._left = _AHEAD
@@ -90,13 +152,16 @@ class Workspace:
             batch = self._batches[blksize] = Batch(blksize, count)
         return batch
 
-    def lend(self, blksize: int, count: int) -> Batch | None:
-        """Room for a transfer's own use, to be given back; None when too much has been lent."""
-        octets = count * (HEADER.size + blksize)
-        if octets > min(self._left, _OUTBOUND):
+    def lend(self, blksize: int, windowsize: int) -> Batch | None:
+        """Room for some windows, for a transfer's own use until it gives it back; None when too
+        much has been lent.
+        """
+        size = windowsize * (HEADER.size + blksize)
+        windows = max(1, _RUN // size) if self._left > _AHEAD - _AHEAD_AMPLE else 1
+        if windows * size > min(self._left, _OUTBOUND):
             return None
-        self._left -= octets
-        return Batch(blksize, count)
+        self._left -= windows * size
+        return Batch(blksize, windows * windowsize)
 
     def give_back(self, batch: Batch) -> None:
         """The transfer has ended."""
@@ -110,7 +175,7 @@ class Endpoint:
         socket: the socket; it is closed with the endpoint.
     """
 
-    __slots__ = ("_joins", "_segments", "_source", "_tells_refusals", "socket")
+    __slots__ = ("_joins", "_segments", "_source", "_tells_refusals", "emit", "socket")
 
     def __init__(
         self, sock: socket.socket, *, joins: bool = False, tells_refusals: bool = False
@@ -127,6 +192,7 @@ class Endpoint:
         self._joins = joins and kernel.join_segments(sock)
         self._segments = kernel.can_segment()
         self._source: list[kernel.Control] = []
+        self.emit: Emit = sock.sendto
         self._tells_refusals = tells_refusals
         if tells_refusals:
             kernel.ask_for_refusals(sock)
@@ -158,14 +224,10 @@ class Endpoint:
             return None
         return buffer[:count], kernel.joined_size(controls) or count, sender
 
-    def receive_small(self) -> tuple[bytes, Address]:
-        """One datagram of some octets, an ACK for example. Raises `BlockingIOError` for none."""
-        return self.socket.recvfrom(_SMALL)
-
     def send(self, datagram: bytes, peer: Address) -> None:
         """Send one datagram. A full queue loses it, as the network may; other faults raise."""
         with contextlib.suppress(BlockingIOError):
-            self._send_one(datagram, peer)
+            self.emit(datagram, peer)
 
     def send_blocks(self, octets: memoryview, size: int, peer: Address) -> int:
         """Send datagrams of `size` octets that stand one behind the other; the last may be shorter.
@@ -177,10 +239,7 @@ class Endpoint:
                 return self._send_segments(octets, size, peer)
             return self._send_one_by_one(octets, size, peer)
         try:
-            if self._source:
-                self.socket.sendmsg([octets], self._source, 0, peer)
-            else:
-                self.socket.sendto(octets, peer)
+            self.emit(octets, peer)
         except BlockingIOError:
             return 0
         return 1
@@ -208,17 +267,11 @@ class Endpoint:
         count = 0
         for start in range(0, len(octets), size):
             try:
-                self._send_one(octets[start : start + size], peer)
+                self.emit(octets[start : start + size], peer)
             except BlockingIOError:
                 break
             count += 1
         return count
-
-    def _send_one(self, datagram: bytes | memoryview, peer: Address) -> None:
-        if self._source:
-            self.socket.sendmsg([datagram], self._source, 0, peer)
-        else:
-            self.socket.sendto(datagram, peer)
 
     def close(self) -> None:
         """Close the socket."""
@@ -234,6 +287,11 @@ class SharedEndpoint(Endpoint):
         """`local` is the address to send from: the one that the client asked."""
         super().__init__(sock)
         self._source = kernel.sent_from(local)
+        if self._source:
+            self.emit = self._send_from
+
+    def _send_from(self, datagram: bytes | memoryview, peer: Address) -> None:
+        self.socket.sendmsg([datagram], self._source, 0, peer)
 
     def fileno(self) -> int:
         """No descriptor to wait on."""

@@ -18,8 +18,10 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
+
+from tftp.net.waiting import Waiting
 
 __all__ = ["Handler", "Reactor"]
 
@@ -70,16 +72,36 @@ class Handler(Protocol):
         """It has been dropped."""
 
 
+class Corked(Protocol):
+    """What holds back outgoing datagrams for as long as it is `corked`."""
+
+    corked: bool
+
+    def uncork(self) -> Sequence[Any]:
+        """Let them go. Returns the handlers for which that has changed something."""
+
+
 _NEVER = float("inf")
 
 
 class Reactor:
     """The loop. Create it anywhere, `run` it in one thread."""
 
-    def __init__(self, dropped: Callable[[Handler], None] | None = None) -> None:
-        """`dropped` is told of every handler that has been dropped, in the loop's thread."""
+    def __init__(
+        self,
+        dropped: Callable[[Handler], None] | None = None,
+        outbox: Corked | None = None,
+    ) -> None:
+        """Open the loop's own descriptors.
+
+        Args:
+            dropped: is told of every handler that has been dropped, in the loop's thread.
+            outbox: is corked while more than one handler has its turn.
+        """
         self._dropped = dropped
+        self._outbox = outbox
         self._poll = _Poll()
+        self._waiting = Waiting(self._poll.wait)
         self._handlers: set[Handler] = set()
         self._by_descriptor: dict[int, Handler] = {}
         self._heap: list[tuple[float, int, Handler]] = []
@@ -106,7 +128,7 @@ class Reactor:
         Any thread may call this.
         """
         self._calls.append(function)
-        if self._waking:
+        if self._waking or self.inside:
             return
         # The lock keeps the descriptor from being closed, and its number used again, in between.
         with self._wake_lock:
@@ -181,18 +203,33 @@ class Reactor:
 
     def turn(self) -> None:
         """Wait for the next thing to happen, and do it."""
-        heap = self._heap
-        ready = self._poll.wait(max(0.0, heap[0][0] - time.monotonic()) if heap else None)
-        now = time.monotonic()
+        heap, by_descriptor = self._heap, self._by_descriptor
+        if self._calls:
+            wait: float | None = 0.0
+        elif heap:
+            wait = max(0.0, heap[0][0] - time.monotonic())
+        else:
+            wait = None
+        ready, now = self._waiting.wait(wait)
+        outbox = self._outbox
+        if outbox is not None and len(ready) > 1:
+            outbox.corked = True
         for descriptor, mask in ready:
             # One that an earlier handler of this turn has dropped is not there any more.
-            handler = self._by_descriptor.get(descriptor)
+            handler = by_descriptor.get(descriptor)
             if handler is not None:
                 self._serve(handler, mask, now)
             elif descriptor == self._wake_receiver:
                 self._woken()
+        if self._calls:
+            if outbox is not None:
+                outbox.corked = True
+            self._call()
         if heap and heap[0][0] <= now:
             self._expire(now)
+        if outbox is not None and outbox.corked:
+            for handler in outbox.uncork():
+                self.settle(handler)
 
     def close(self) -> None:
         """Drop and close all handlers, and the loop's own descriptors."""
@@ -245,6 +282,8 @@ class Reactor:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_receiver, 4096)
         self._waking = False
+
+    def _call(self) -> None:
         for _ in range(len(self._calls)):
             try:
                 self._calls.popleft()()

@@ -1,9 +1,10 @@
 """The threaded engine: a queue, and reactor threads that each serve many transfers.
 
 A thread per transfer hands the interpreter's lock around at every packet; a reactor that has a
-thousand transfers does not. So there is one thread where there is such a lock, and one for each
-core where there is none. A client's requests always go to the same thread, and there each meets
-the client's transfer that may still be running.
+thousand transfers does not. So there is one thread where there is such a lock, which listens as
+well, and one for each core where there is none. Several threads (for a storage that makes its
+reader wait) leave listening to a thread of its own. A client's requests always go to the same
+thread, and there each meets the client's transfer that may still be running.
 """
 
 import logging
@@ -50,13 +51,13 @@ class ThreadEngine:
         self, opening: Opening, config: ServerConfig, listeners: Sequence[Listener]
     ) -> Sequence[Listener]:
         """Start the threads."""
-        # Transfers that share the listener's socket share its thread.
+        # Transfers that share the listeners' sockets share their thread.
         count = 1 if config.single_port else self._count
         self._workers = [_Worker(opening, config, number) for number in range(count)]
         for worker in self._workers:
             worker.paused = self._paused
             worker.start()
-        if not config.single_port:
+        if count > 1:
             return listeners
         for listener in listeners:
             self._workers[0].listen(listener)
@@ -116,7 +117,7 @@ class _Worker:
         self.max_transfers = config.max_transfers
         self.paused = False
         self._workspace = Workspace()
-        self._reactor = Reactor(dropped=self._forget)
+        self._reactor = Reactor(self._forget, self._workspace.outbox)
         self._sessions: dict[Address, Session] = {}
         self._draining = False
         self._thread = threading.Thread(
