@@ -6,12 +6,14 @@ bytes in each block, the same blocks acknowledged, no packet more. Where the rec
 wrong, or merely another server, a table below says so.
 """
 
+import contextlib
 import socket
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
+from tests.arrangements import Arrangement, everywhere_but
 from tests.conversations import CAPTURES, Conversation, Sent, capture_id, captures, conversations
 from tftp.errors import ErrorCode
 from tftp.events import Address, Event, Outcome, Request, RequestRefused, TransferEnded
@@ -79,6 +81,68 @@ def test_our_server_answers_a_recorded_client_as_the_recorded_server_did(
             assert_same_end(conversation, end, CODES.get(name))
             if isinstance(conversation.request, WriteRequest) and conversation.complete:
                 assert written(storage, conversation.request) == conversation.content
+
+
+# A client of each kind, and what it is known for.
+TYPICAL = [
+    "command-line/atftp-get-netascii",
+    "command-line/atftp-get-windowsize-4",
+    "command-line/atftp-put-windowsize-4",
+    "command-line/busybox-get-not-found",
+    "command-line/curl-get-hpa-ipv6",
+    "command-line/hpa-put-netascii",
+    "firmware/edk2-pxe_lockstep_hpa",
+    "firmware/fault_uboot_dup-ack_hpa",
+    "firmware/grub_get-20k_hpa",
+    "firmware/ipxe_get-20k_hpa",
+    "firmware/s390_probe-same-port_hpa",
+    "firmware/slof_two-files-same-port_hpa",
+    "firmware/uboot-put_1468_hpa",
+    "firmware/uboot_window16_atftpd",
+]
+
+
+@everywhere_but(Arrangement.THREADS)  # Whose answers are the measure.
+@pytest.mark.parametrize("name", TYPICAL)
+def test_a_recorded_client_gets_the_same_octets_however_the_server_runs(
+    name: str, arrangement: Arrangement, tmp_path: Path
+) -> None:
+    found = conversations(CAPTURES / f"{name}.pcap")
+    expected = octets_for(found, Arrangement.THREADS, tmp_path / "expected")
+    assert sum(map(len, expected)) >= len(found)
+    assert octets_for(found, arrangement, tmp_path / "here") == expected
+
+
+def octets_for(
+    found: list[Conversation], arrangement: Arrangement, folder: Path
+) -> list[list[bytes]]:
+    """All datagrams with which our server answers each of the conversations."""
+    storage = on_disk(found, folder)
+    events: SimpleQueue[Event] = SimpleQueue()
+    config = config_for(found)
+    octets = []
+    with (
+        arrangement.serving(storage, config=config, observers=[events.put]) as server,
+        Clients(server.address) as clients,
+    ):
+        for conversation in found:
+            clients.play(conversation, None)
+            the_end(events)
+            octets.append(clients.hear_out(conversation))
+    return octets
+
+
+def on_disk(found: list[Conversation], folder: Path) -> Directory:
+    """The files that the recorded server had, where every process finds them."""
+    files = storage_for("", found, folder)
+    assert isinstance(files, Memory)
+    for conversation in found:
+        path = folder / conversation.request.filename.decode().lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = files.files.get(conversation.request.filename)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+    return Directory(folder, writable=files.writable, overwrite=True)
 
 
 def test_multicast_is_left_out_of_the_answer_and_the_rest_is_granted(tmp_path: Path) -> None:
@@ -180,6 +244,7 @@ class Clients:
         self.server = server
         self.sockets: dict[Address, socket.socket] = {}
         self.past: set[Address] = set()
+        self.octets: list[bytes] = []
 
     def __enter__(self) -> "Clients":
         return self
@@ -211,6 +276,7 @@ class Clients:
                     continue
                 assert source == (tid or source)
                 tid = source
+                self.octets.append(datagram)
                 answers.append(decode(datagram))
             due.clear()
             if one is not None and not conversation.lost(one):
@@ -220,6 +286,17 @@ class Clients:
         if tid is not None and tid != self.server:
             self.past.add(tid)
         return answers
+
+    def hear_out(self, conversation: Conversation) -> list[bytes]:
+        """All datagrams that came since this was last asked, those after the play included."""
+        client = self.socket_of(conversation.client)
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.octets.append(client.recv(65536))
+        client.settimeout(SOON)
+        octets, self.octets = self.octets, []
+        return octets
 
     def socket_of(self, client: Address) -> socket.socket:
         if client not in self.sockets:

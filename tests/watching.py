@@ -1,5 +1,6 @@
 """What tests watch: the events of a server, conditions that come true, and what is left behind."""
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -79,3 +80,13 @@ def descriptors() -> Counter[str]:
 def threads() -> set[str]:
     """The names of the threads of this project that run."""
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("tftp")}
+
+
+def processes() -> set[int]:
+    """The processes that this one has started and not buried yet."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        # A thread may end meanwhile; its children are another's then.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update(map(int, (task / "children").read_text().split()))
+    return found

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.arrangements import Arrangement, everywhere, everywhere_but
 from tests.interop import peers
 from tests.interop.content import LARGE_SIZE, TEXT, content
 from tests.interop.peers import Ask, Client, Where
 from tftp.netascii import to_netascii
-from tftp.server import Server, ServerConfig
+from tftp.server import ServerConfig
 from tftp.storage import Directory
 
 Serve = Callable[..., AbstractContextManager[Where]]
@@ -18,10 +19,16 @@ Serve = Callable[..., AbstractContextManager[Where]]
 
 @contextmanager
 def serving(
-    root: Path, *, writable: bool = False, host: str = "127.0.0.1", single_port: bool = False
+    root: Path,
+    arrangement: Arrangement = Arrangement.THREADS,
+    *,
+    writable: bool = False,
+    host: str = "127.0.0.1",
+    single_port: bool = False,
 ) -> Iterator[Where]:
     config = ServerConfig(hosts=(host,), single_port=single_port)
-    with Server(Directory(root, writable=writable), config=config) as server:
+    storage = Directory(root, writable=writable)
+    with arrangement.serving(storage, config=config) as server:
         yield server.address[:2]
 
 
@@ -50,6 +57,16 @@ TRANSFERS = [
 ]
 
 
+# Each client once, and with a window where it knows one, against every arrangement of the server.
+CORE = [
+    case(peers.tftp_hpa),
+    case(peers.atftp, blksize=1428, windowsize=4),
+    pytest.param(peers.curl, None, id="curl with its own options"),
+    case(peers.busybox_tftp, blksize=65464),
+    case(peers.tftpy_client, blksize=1428, tsize=0),
+]
+
+
 def sizes(options: dict[str, int] | None) -> dict[str, int]:
     """An ordinary file, one that ends with an empty block (and an empty window), an empty one."""
     wanted = options or {}
@@ -67,16 +84,8 @@ def takes_empty_files(client: Client, options: dict[str, int] | None) -> bool:
 def test_a_client_gets_files_of_any_size_whole(
     client: Client, options: dict[str, int] | None, served: Path, local: Path
 ) -> None:
-    files = sizes(options)
-    if not takes_empty_files(client, options):
-        del files["empty.bin"]
     with serving(served) as server:
-        for name, size in files.items():
-            (served / name).write_bytes(content(size))
-            ask = Ask(verb="get", server=server, remote=name, local=local / name, options=options)
-            ended = client(ask)
-            assert not ended.failed, ended.output
-            assert (local / name).read_bytes() == content(size)
+        get_all(client, options, server, served, local)
 
 
 @pytest.mark.parametrize(("client", "options"), TRANSFERS)
@@ -84,12 +93,45 @@ def test_a_client_puts_files_of_any_size_whole(
     client: Client, options: dict[str, int] | None, served: Path, local: Path
 ) -> None:
     with serving(served, writable=True) as server:
-        for name, size in sizes(options).items():
-            (local / name).write_bytes(content(size))
-            ask = Ask(verb="put", server=server, remote=name, local=local / name, options=options)
-            ended = client(ask)
-            assert not ended.failed, ended.output
-            assert (served / name).read_bytes() == content(size)
+        put_all(client, options, server, served, local)
+
+
+@everywhere_but(Arrangement.THREADS)  # For which there are the two tests before.
+@pytest.mark.parametrize(("client", "options"), CORE)
+def test_a_client_gets_and_puts_files_however_the_server_runs(
+    arrangement: Arrangement,
+    client: Client,
+    options: dict[str, int] | None,
+    served: Path,
+    local: Path,
+) -> None:
+    with serving(served, arrangement, writable=True) as server:
+        put_all(client, options, server, served, local)
+        get_all(client, options, server, served, local)
+
+
+def get_all(
+    client: Client, options: dict[str, int] | None, server: Where, served: Path, local: Path
+) -> None:
+    for name, size in sizes(options).items():
+        if not size and not takes_empty_files(client, options):
+            continue
+        (served / name).write_bytes(content(size))
+        got = local / f"got-{name}"
+        ended = client(Ask(verb="get", server=server, remote=name, local=got, options=options))
+        assert not ended.failed, ended.output
+        assert got.read_bytes() == content(size)
+
+
+def put_all(
+    client: Client, options: dict[str, int] | None, server: Where, served: Path, local: Path
+) -> None:
+    for name, size in sizes(options).items():
+        sent = local / name
+        sent.write_bytes(content(size))
+        ended = client(Ask(verb="put", server=server, remote=name, local=sent, options=options))
+        assert not ended.failed, ended.output
+        assert (served / name).read_bytes() == content(size)
 
 
 # Left out: BusyBox and tftpy know the mode octet alone, and curl writes netascii to the disk as it
@@ -175,10 +217,13 @@ def test_a_client_cannot_put_over_a_file_that_is_there(
     assert (served / "old.bin").read_bytes() == b"old"
 
 
+@everywhere
 @pytest.mark.parametrize("client", CLIENTS)
-def test_a_client_is_served_from_a_single_port(client: Client, served: Path, local: Path) -> None:
+def test_a_client_is_served_from_a_single_port(
+    arrangement: Arrangement, client: Client, served: Path, local: Path
+) -> None:
     (served / "file.bin").write_bytes(content(20_000))
-    with serving(served, single_port=True) as server:
+    with serving(served, arrangement, single_port=True) as server:
         ended = client(Ask(verb="get", server=server, remote="file.bin", local=local / "file.bin"))
     assert not ended.failed, ended.output
     assert (local / "file.bin").read_bytes() == content(20_000)

@@ -1,12 +1,14 @@
 """Servers that tests start, and what they tell."""
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import pytest
 
-from tests.watching import Witness, eventually
+from tests.arrangements import Arrangement, Served
+from tests.watching import Witness, eventually, processes
 from tftp.server import Engine, Server, ServerConfig
 from tftp.server.policy import Policy
 from tftp.storage.base import Storage
@@ -19,13 +21,19 @@ CALM = Patience(initial=5.0, floor=5.0)
 class Serve(Protocol):
     """Starts a server; see `serve`."""
 
+    @overload
     def __call__(
         self,
         storage: Storage,
         *,
-        policy: Sequence[Policy] = (),
-        engine: Engine | None = None,
+        policy: Sequence[Policy] = ...,
+        engine: None = ...,
         **config: Any,
+    ) -> Served: ...
+
+    @overload
+    def __call__(
+        self, storage: Storage, *, policy: Sequence[Policy] = ..., engine: Engine, **config: Any
     ) -> Server: ...
 
 
@@ -36,13 +44,20 @@ def witness() -> Witness:
 
 
 @pytest.fixture
-def serve(witness: Witness) -> Iterator[Serve]:
+def arrangement() -> Arrangement:
+    """How the servers of `serve` run, for tests that have no parameter of this name."""
+    return Arrangement.THREADS
+
+
+@pytest.fixture
+def serve(witness: Witness, arrangement: Arrangement) -> Iterator[Serve]:
     """Starts servers, with the fields of their configuration; they stop with the test.
 
-    They are slow to repeat anything, if not told otherwise: what comes twice in a test that waits
-    for one answer is a fault, and not a sign of a busy machine.
+    A server runs as `arrangement` says, or in the engine that it is given. It is slow to repeat
+    anything, if not told otherwise: what comes twice in a test that waits for one answer is a
+    fault, and not a sign of a busy machine.
     """
-    started: list[Server] = []
+    started: list[Served] = []
 
     def start(
         storage: Storage,
@@ -50,20 +65,32 @@ def serve(witness: Witness) -> Iterator[Serve]:
         policy: Sequence[Policy] = (),
         engine: Engine | None = None,
         **config: Any,
-    ) -> Server:
-        server = Server(
-            storage,
-            config=ServerConfig(**{"patience": CALM} | config),
-            engine=engine,
-            policy=policy,
-            observers=[witness],
-        )
+    ) -> Any:
+        chosen = ServerConfig(**{"patience": CALM} | config)
+        server: Served
+        if engine is None:
+            server = arrangement.make(storage, config=chosen, policy=policy, observers=[witness])
+        else:
+            server = Server(
+                storage, config=chosen, engine=engine, policy=policy, observers=[witness]
+            )
         server.start()
         started.append(server)
         return server
 
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(nothing_left_running())
+        stack.enter_context(arrangement.conditions())
+        yield start
+        for server in started:
+            server.stop()
+
+
+@contextlib.contextmanager
+def nothing_left_running() -> Iterator[None]:
+    """What has been started inside has ended soon after, threads and processes alike."""
     before = set(threading.enumerate())
-    yield start
-    for server in started:
-        server.stop()
+    born_before = processes()
+    yield
     assert eventually(lambda: set(threading.enumerate()) <= before), threading.enumerate()
+    assert eventually(lambda: processes() <= born_before), processes() - born_before

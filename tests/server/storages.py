@@ -79,6 +79,22 @@ class _Sink:
         self._storage.step("discard")
 
 
+class Faulty:
+    """A storage that raises one of `faults`, by the number that a file is called by.
+
+    It goes to other processes too.
+    """
+
+    def __init__(self, faults: Sequence[BaseException]) -> None:
+        self._faults = tuple(faults)
+
+    def open_read(self, request: Request) -> Source:
+        raise self._faults[int(request.filename)]
+
+    def open_write(self, request: Request) -> Sink:
+        raise self._faults[int(request.filename)]
+
+
 class Gate:
     """Makes a step wait: it is `reached`, and goes on when the test calls `open`."""
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.arrangements import everywhere
 from tests.networks import host
-from tests.server.storages import Scripted, failing
+from tests.server.conftest import Serve
+from tests.server.storages import Faulty, Scripted, failing
 from tests.watching import Witness, descriptors, eventually
 from tests.wirepeer import WirePeer
 from tftp.errors import ErrorCode, Refused
@@ -199,6 +201,40 @@ def test_a_file_that_can_not_be_opened_has_its_code_and_no_path_is_told(
     refused = desk.witness.all(RequestRefused)
     assert [event.error.code for event in refused] == [code]
     assert error in (refused[0].error, refused[0].error.__cause__)
+
+
+@everywhere
+@pytest.mark.parametrize("ask", [WirePeer.rrq, WirePeer.wrq], ids=["rrq", "wrq"])
+def test_each_fault_has_its_code_however_the_server_runs(
+    serve: Serve, witness: Witness, ask: Callable[..., None]
+) -> None:
+    server = serve(Faulty([error for error, _ in FAULTS]))
+    with WirePeer(server.address) as peer:
+        for number, (_, code) in enumerate(FAULTS):
+            ask(peer, str(number), tsize=0)
+            answer = peer.receive()
+            assert isinstance(answer, Error)
+            assert answer.code == code
+            assert answer.message
+            assert "secret" not in answer.message
+            assert peer.tid == server.address
+            told = witness.wait(RequestRefused, number + 1).error
+            assert (told.code, told.message) == (answer.code, answer.message)
+
+
+@everywhere
+def test_a_rule_has_its_word_however_the_server_runs(serve: Serve, witness: Witness) -> None:
+    server = serve(Faulty([]), policy=[backslashes, not_on_a_sunday])
+    with WirePeer(server.address) as peer:
+        peer.rrq("a\\b")
+        assert peer.receive() == Error(7, "a/b: not on a Sunday")
+    refused = witness.wait(RequestRefused)
+    assert refused.error.message == "a/b: not on a Sunday"
+    assert refused.request.filename == b"a\\b"
+
+
+def not_on_a_sunday(request: Request) -> Request:
+    raise Refused(f"{request.filename.decode()}: not on a Sunday", 7)
 
 
 @pytest.mark.parametrize(("operation", "step"), [(READ, "open_read"), (WRITE, "open_write")])

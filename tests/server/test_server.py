@@ -5,6 +5,7 @@ import errno
 import logging
 import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -14,10 +15,20 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.arrangements import (
+    Arrangement,
+    Served,
+    arranged,
+    everywhere,
+    everywhere_but,
+    in_one_process,
+    spread,
+)
 from tests.networks import Host, host, two_hosts
-from tests.server.conftest import CALM, Serve
+from tests.server.conftest import CALM, Serve, nothing_left_running
 from tests.server.storages import Gate, Scripted
-from tests.watching import Witness, descriptors, eventually, threads
+from tests.server.test_processes import has_port, own_children
+from tests.watching import Witness, descriptors, eventually, processes, threads
 from tests.wirepeer import PATIENCE, WirePeer, error_code
 from tftp.errors import ErrorCode
 from tftp.events import (
@@ -33,6 +44,7 @@ from tftp.net import kernel
 from tftp.options import Limits
 from tftp.packets import Ack, Data, Error, OptionAck, ReadRequest, decode
 from tftp.server import Server, ServerConfig, ThreadEngine
+from tftp.server.processes import ProcessEngine
 from tftp.storage import Directory, Memory
 from tftp.timers import Patience
 
@@ -48,42 +60,45 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def open_peer(server: Server, **how: Any) -> WirePeer:
+def open_peer(server: Served, **how: Any) -> WirePeer:
     return WirePeer(server.address, **how)
 
 
 # -- options --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("asked", "granted"),
-    [
-        ({"tsize": "0"}, {"tsize": "10243"}),
-        ({"blksize": "1428"}, {"blksize": "1428"}),
-        ({"blksize": "8"}, {"blksize": "8"}),
-        ({"blksize": "65464"}, {"blksize": "65464"}),
-        ({"windowsize": "4"}, {"windowsize": "4"}),
-        ({"windowsize": "65535"}, {"windowsize": "64"}),
-        ({"timeout": "3"}, {"timeout": "3"}),
-        ({"timeout": "007"}, {"timeout": "007"}),
-        ({"utimeout": "250000"}, {"utimeout": "250000"}),
-        ({"rollover": "1"}, {"rollover": "1"}),
-        ({"blksize2": "1500"}, {"blksize2": "1024"}),
-        # The order asked, the spelling asked; what is not known is left out.
-        (
-            {"TSize": "0", "x-unknown": "1", "BLKSIZE": "1432", "windowsize": "2"},
-            {"TSize": "10243", "BLKSIZE": "1432", "windowsize": "2"},
-        ),
-        (
-            {"windowsize": "2", "timeout": "1", "blksize": "600", "tsize": "0"},
-            {"windowsize": "2", "timeout": "1", "blksize": "600", "tsize": "10243"},
-        ),
-        # Out of range: as if it had not been asked (RFC 2348, 2349, 7440).
-        ({"blksize": "7", "tsize": "0"}, {"tsize": "10243"}),
-        ({"blksize": "65465", "tsize": "0"}, {"tsize": "10243"}),
-        ({"blksize": "-8", "windowsize": "0", "timeout": "256", "tsize": "0"}, {"tsize": "10243"}),
-    ],
-)
+# Options in a request, and in its answer.
+ASKED: list[tuple[dict[str, str], dict[str, str]]] = [
+    ({"tsize": "0"}, {"tsize": "10243"}),
+    ({"blksize": "1428"}, {"blksize": "1428"}),
+    ({"blksize": "8"}, {"blksize": "8"}),
+    ({"blksize": "65464"}, {"blksize": "65464"}),
+    ({"windowsize": "4"}, {"windowsize": "4"}),
+    ({"windowsize": "65535"}, {"windowsize": "64"}),
+    ({"timeout": "3"}, {"timeout": "3"}),
+    ({"timeout": "007"}, {"timeout": "007"}),
+    ({"utimeout": "250000"}, {"utimeout": "250000"}),
+    ({"rollover": "1"}, {"rollover": "1"}),
+    ({"blksize2": "1500"}, {"blksize2": "1024"}),
+    # Out of range: as if it had not been asked (RFC 2348, 2349, 7440).
+    ({"blksize": "7", "tsize": "0"}, {"tsize": "10243"}),
+    ({"blksize": "65465", "tsize": "0"}, {"tsize": "10243"}),
+    ({"blksize": "-8", "windowsize": "0", "timeout": "256", "tsize": "0"}, {"tsize": "10243"}),
+]
+ASKED_IN_ORDER: list[tuple[dict[str, str], dict[str, str]]] = [
+    # The order asked, the spelling asked; what is not known is left out.
+    (
+        {"TSize": "0", "x-unknown": "1", "BLKSIZE": "1432", "windowsize": "2"},
+        {"TSize": "10243", "BLKSIZE": "1432", "windowsize": "2"},
+    ),
+    (
+        {"windowsize": "2", "timeout": "1", "blksize": "600", "tsize": "0"},
+        {"windowsize": "2", "timeout": "1", "blksize": "600", "tsize": "10243"},
+    ),
+]
+
+
+@spread(("asked", "granted"), [*ASKED, *ASKED_IN_ORDER], core=ASKED_IN_ORDER)
 def test_what_was_asked_is_answered_in_its_order_and_nothing_else(
     serve: Serve, root: Path, asked: dict[str, str], granted: dict[str, str]
 ) -> None:
@@ -102,8 +117,10 @@ def test_what_was_asked_is_answered_in_its_order_and_nothing_else(
             assert peer.read("file", **asked) == CONTENT
 
 
-@pytest.mark.parametrize(
-    "asked", [{}, {"x-unknown": "1"}, {"blksize": "7"}, {"blksize": "65536", "timeout": "0"}]
+@spread(
+    ("asked",),
+    [({},), ({"x-unknown": "1"},), ({"blksize": "7"},), ({"blksize": "65536", "timeout": "0"},)],
+    core=[({"x-unknown": "1"},)],
 )
 def test_where_nothing_is_granted_the_file_comes_at_once(
     serve: Serve, root: Path, asked: dict[str, str]
@@ -116,6 +133,7 @@ def test_where_nothing_is_granted_the_file_comes_at_once(
         assert peer.receive() == Ack(0)
 
 
+@everywhere
 def test_a_request_with_padding_or_garbage_behind_its_options_is_understood(
     serve: Serve, root: Path
 ) -> None:
@@ -127,6 +145,7 @@ def test_a_request_with_padding_or_garbage_behind_its_options_is_understood(
             assert peer.receive() == OptionAck({"tsize": "10243"})
 
 
+@everywhere
 def test_tsize_is_told_in_full_above_four_gib(serve: Serve, root: Path) -> None:
     with (root / "large").open("wb") as file:
         file.truncate(5 << 30)
@@ -136,6 +155,7 @@ def test_tsize_is_told_in_full_above_four_gib(serve: Serve, root: Path) -> None:
 
 
 @pytest.mark.parametrize("operation", ["rrq", "wrq"])
+@everywhere
 def test_a_file_that_is_refused_is_an_error_and_no_oack_before(
     serve: Serve, root: Path, operation: str
 ) -> None:
@@ -164,17 +184,9 @@ OPTION_SETS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(params=["fast", "plain"])
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """With the kernel's help for many datagrams, and with plain calls alone."""
-    if request.param == "plain":
-        monkeypatch.setattr(kernel, "can_segment", lambda: False)
-        monkeypatch.setattr(kernel, "join_segments", lambda sock: False)
-    way: str = request.param
-    return way
-
-
-@pytest.mark.parametrize("options", OPTION_SETS, ids=str)
+@spread(
+    ("options",), [(options,) for options in OPTION_SETS], core=[(one,) for one in OPTION_SETS[:4]]
+)
 @pytest.mark.parametrize("single_port", [False, True])
 def test_a_file_is_read_and_written_whole(
     serve: Serve,
@@ -182,7 +194,6 @@ def test_a_file_is_read_and_written_whole(
     root: Path,
     options: dict[str, Any],
     single_port: bool,
-    path: str,
 ) -> None:
     server = serve(Directory(root, writable=True), single_port=single_port)
     with open_peer(server) as reader, open_peer(server) as writer:
@@ -195,8 +206,33 @@ def test_a_file_is_read_and_written_whole(
         assert witness.outcome(count) is Outcome.DONE
 
 
-@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 1024, 8 * 512])
-@pytest.mark.parametrize("windowsize", [1, 4])
+@everywhere
+def test_a_window_leaves_in_one_piece_where_the_kernel_can_cut_it(
+    serve: Serve, root: Path, arrangement: Arrangement
+) -> None:
+    if not kernel.can_segment() and arrangement is not Arrangement.PLAIN:
+        pytest.skip("this kernel has no GSO")
+    with open_peer(serve(Directory(root))) as peer:
+        # On loopback nothing cuts it, if the receiver can do that for itself.
+        peer.sock.setsockopt(UDP, UDP_GRO, 1)
+        peer.rrq("file", windowsize=4)
+        peer.receive()
+        peer.send(Ack(0))
+        assert not peer.silent(PATIENCE)
+        pieces = 1 if arrangement is Arrangement.PLAIN else 4
+        assert len(peer.take()) == pieces * 516
+        peer.send(Error(0, "enough"))
+
+
+# From linux/udp.h.
+UDP, UDP_GRO = 17, 104
+
+
+@spread(
+    ("windowsize", "size"),
+    [(window, size) for window in (1, 4) for size in (0, 1, 511, 512, 513, 1024, 8 * 512)],
+    core=[(1, 0), (1, 512), (4, 8 * 512)],
+)
 def test_every_length_ends_with_a_short_block(
     serve: Serve, root: Path, size: int, windowsize: int
 ) -> None:
@@ -212,6 +248,7 @@ def test_every_length_ends_with_a_short_block(
     assert (root / "up").read_bytes() == content
 
 
+@everywhere
 def test_text_is_translated_both_ways_wherever_blocks_end(serve: Serve, root: Path) -> None:
     # A line end, and a lone CR, at every place around the ends of blocks.
     text = b"".join(b"%d" % step + b"x" * (step % 17) + b"\n\r" for step in range(400))
@@ -227,6 +264,7 @@ def test_text_is_translated_both_ways_wherever_blocks_end(serve: Serve, root: Pa
 
 
 @pytest.mark.parametrize("windowsize", [1, 4])
+@everywhere
 def test_text_is_translated_under_retransmission_too(
     serve: Serve, witness: Witness, root: Path, windowsize: int
 ) -> None:
@@ -258,6 +296,7 @@ def test_text_is_translated_under_retransmission_too(
 
 
 @pytest.mark.parametrize("rollover", [None, 1])
+@arranged(Arrangement.THREADS, Arrangement.PLAIN, Arrangement.PROCESSES)
 def test_more_blocks_than_there_are_numbers_go_both_ways(
     serve: Serve, witness: Witness, root: Path, rollover: int | None
 ) -> None:
@@ -284,6 +323,27 @@ def test_a_function_makes_a_file_for_whoever_asks(serve: Serve) -> None:
         assert peer.read("hello") == f"hello {peer.address[1]}".encode()
 
 
+@pytest.mark.parametrize(
+    "arrangement",
+    [
+        pytest.param(
+            one,
+            marks=pytest.mark.xfail(
+                raises=TypeError,
+                reason="the lock of Files can not be pickled: it needs a __reduce__ of its own",
+            ),
+        )
+        if one in (Arrangement.PROCESSES, Arrangement.SUPERVISOR)
+        else one
+        for one in Arrangement
+    ],
+)
+def test_files_in_memory_are_served(serve: Serve) -> None:
+    with open_peer(serve(Memory({"file": CONTENT}))) as peer:
+        assert peer.read("file", tsize=0) == CONTENT
+
+
+@everywhere
 def test_names_that_are_no_text_are_served_and_told(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -300,6 +360,25 @@ def test_names_that_are_no_text_are_served_and_told(
 # -- requests that come again ---------------------------------------------------------------------
 
 
+@everywhere
+def test_a_request_that_comes_nine_times_is_one_transfer(
+    serve: Serve, witness: Witness, root: Path
+) -> None:
+    server = serve(Directory(root))
+    with open_peer(server) as peer:
+        for _ in range(9):
+            peer.rrq("file", blksize=1024)
+        for _ in range(6):  # Whoever has answered these has taken all the copies before.
+            with open_peer(server) as other:
+                other.rrq("missing")
+                assert error_code(other.receive()) == ErrorCode.FILE_NOT_FOUND
+        assert peer.collect() == CONTENT
+        assert witness.outcome() is Outcome.DONE
+        assert peer.drain() == []
+    assert len(witness.all(RequestReceived)) == 1 + 6
+    assert len(witness.all(TransferStarted)) == 1
+
+
 @pytest.mark.parametrize("operation", ["rrq", "wrq"])
 def test_nine_copies_of_a_request_start_one_transfer(
     serve: Serve, witness: Witness, operation: str
@@ -314,8 +393,8 @@ def test_nine_copies_of_a_request_start_one_transfer(
         for _ in range(8):  # The storage is slow, and the client asks again and again.
             ask("file", blksize=1024)
         other.rrq("file")  # Who finds no room any more: all copies are there.
-        assert error_code(other.receive()) == 0
         gate.open()
+        assert error_code(other.receive()) == 0
         assert peer.receive() == OptionAck({"blksize": "1024"})
         if operation == "rrq":
             peer.send(Ack(0))
@@ -333,6 +412,7 @@ def test_nine_copies_of_a_request_start_one_transfer(
     assert ended.counters.duplicates == 8
 
 
+@everywhere
 def test_another_request_from_the_same_port_starts_afresh_and_in_silence(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -356,6 +436,7 @@ def test_another_request_from_the_same_port_starts_afresh_and_in_silence(
 
 
 @pytest.mark.parametrize("single_port", [False, True])
+@everywhere
 def test_one_port_serves_a_client_for_everything_in_turn(
     serve: Serve, witness: Witness, root: Path, single_port: bool
 ) -> None:
@@ -370,6 +451,7 @@ def test_one_port_serves_a_client_for_everything_in_turn(
     assert len(witness.all(RequestReceived)) == 15
 
 
+@arranged(Arrangement.THREADS, Arrangement.PROCESSES)
 def test_a_client_that_started_over_gets_the_same_file_from_its_start(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -394,6 +476,7 @@ def test_a_client_that_started_over_gets_the_same_file_from_its_start(
 
 
 @pytest.mark.parametrize(("code", "text"), [(8, "User aborted the transfer"), (0, "")])
+@in_one_process
 def test_a_size_probe_is_over_at_once_and_no_failure(
     serve: Serve, witness: Witness, code: int, text: str
 ) -> None:
@@ -410,6 +493,7 @@ def test_a_size_probe_is_over_at_once_and_no_failure(
         assert peer.receive() == Data(1, CONTENT[:512])
 
 
+@everywhere
 def test_an_error_at_the_servers_port_ends_the_transfer_of_its_sender(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -432,6 +516,7 @@ def test_an_error_at_the_servers_port_ends_the_transfer_of_its_sender(
 
 @pytest.mark.parametrize("end", ["error", "silence", "stop"])
 @pytest.mark.parametrize("old", [None, b"old"])
+@everywhere
 def test_an_upload_that_is_not_finished_leaves_nothing_and_keeps_the_old_file(
     serve: Serve, witness: Witness, root: Path, end: str, old: bytes | None
 ) -> None:
@@ -462,6 +547,7 @@ def test_an_upload_that_is_not_finished_leaves_nothing_and_keeps_the_old_file(
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
+@everywhere
 def test_two_uploads_of_one_name_never_mix(
     serve: Serve, witness: Witness, root: Path, overwrite: bool
 ) -> None:
@@ -487,6 +573,7 @@ def test_two_uploads_of_one_name_never_mix(
     assert {entry.name for entry in root.iterdir()} == {"file", "new"}
 
 
+@everywhere
 def test_a_file_that_is_cut_while_it_is_served_is_an_error_to_its_client(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -510,12 +597,14 @@ def test_a_file_that_is_cut_while_it_is_served_is_an_error_to_its_client(
 
 @pytest.mark.parametrize("options", [{}, {"blksize": 1024, "windowsize": 8, "tsize": 0}])
 @pytest.mark.parametrize("single_port", [False, True])
+@everywhere
 def test_what_is_told_is_what_went_over_the_wire(
     serve: Serve, witness: Witness, root: Path, options: dict[str, Any], single_port: bool
 ) -> None:
     server = serve(Directory(root, writable=True), single_port=single_port)
     with open_peer(server) as reader, open_peer(server) as writer:
         reader.read("file", **options)
+        witness.wait(TransferEnded)
         writer.write(CONTENT, "new", **options)
         for count, peer in enumerate((reader, writer), 1):
             ended = witness.wait(TransferEnded, count)
@@ -539,6 +628,7 @@ def test_what_is_told_is_what_went_over_the_wire(
     assert witness.wait(TransferStarted).size == len(CONTENT)
 
 
+@everywhere
 def test_a_refused_request_is_told_of_and_never_starts(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -551,13 +641,15 @@ def test_a_refused_request_is_told_of_and_never_starts(
     assert witness.kinds == ["RequestReceived", "RequestRefused"]
 
 
+@everywhere
 def test_observers_that_raise_disturb_nobody(
-    root: Path, caplog: pytest.LogCaptureFixture, witness: Witness
+    root: Path, arrangement: Arrangement, caplog: pytest.LogCaptureFixture, witness: Witness
 ) -> None:
     def broken(event: Event) -> None:
         raise RuntimeError("an observer's own fault")
 
-    with Server(Directory(root), observers=[broken, witness, broken]) as server:
+    observers = [broken, witness, broken]
+    with arrangement.serving(Directory(root), observers=observers) as server:
         with open_peer(server) as peer:
             assert peer.read("file") == CONTENT
             peer.rrq("missing")
@@ -567,8 +659,21 @@ def test_observers_that_raise_disturb_nobody(
     assert caplog.text.count("an observer failed") == 10
 
 
+@pytest.mark.parametrize(
+    "arrangement",
+    [
+        Arrangement.THREADS,
+        Arrangement.PROCESSES,
+        pytest.param(
+            Arrangement.SUPERVISOR,
+            marks=pytest.mark.xfail(
+                reason="Supervisor.stop has no such guard: it stops, and then joins its own thread"
+            ),
+        ),
+    ],
+)
 def test_an_observer_that_stops_its_server_is_told_to_let_another_do_it(
-    root: Path, caplog: pytest.LogCaptureFixture
+    root: Path, arrangement: Arrangement, caplog: pytest.LogCaptureFixture
 ) -> None:
     over = threading.Event()
 
@@ -577,7 +682,7 @@ def test_an_observer_that_stops_its_server_is_told_to_let_another_do_it(
             over.set()
             server.stop()
 
-    with Server(Directory(root), observers=[stop_after_the_first]) as server:
+    with arrangement.serving(Directory(root), observers=[stop_after_the_first]) as server:
         for _ in range(2):  # All of it goes on.
             with open_peer(server) as peer:
                 assert peer.read("file") == CONTENT
@@ -603,6 +708,7 @@ needs_six = pytest.mark.skipif(not six(), reason="this host has no IPv6")
 
 
 @needs_six
+@everywhere
 def test_both_families_are_listened_on_with_one_port(serve: Serve, root: Path) -> None:
     server = serve(Directory(root), hosts=())
     port = server.address[1]
@@ -625,6 +731,7 @@ def test_both_families_are_listened_on_with_one_port(serve: Serve, root: Path) -
         (0, ("127.0.0.3", "127.0.0.2", "127.0.0.3"), ["127.0.0.3", "127.0.0.2"]),
     ],
 )
+@everywhere
 def test_a_family_can_be_asked_for_and_an_address_is_listened_on_once(
     serve: Serve, root: Path, family: int, hosts: tuple[str, ...], bound: list[str]
 ) -> None:
@@ -642,12 +749,13 @@ def test_a_family_can_be_asked_for_and_an_address_is_listened_on_once(
         ({"hosts": ("::1",), "family": socket.AF_INET}, errno.EADDRNOTAVAIL),
     ],
 )
+@everywhere
 def test_an_address_that_can_not_be_listened_on_is_named_and_nothing_stays_open(
-    root: Path, config: dict[str, Any], number: int
+    root: Path, arrangement: Arrangement, config: dict[str, Any], number: int
 ) -> None:
     before = descriptors()
-    server = Server(Directory(root), config=ServerConfig(**config))
-    with pytest.raises(OSError, match=r".") as caught:
+    server = arrangement.make(Directory(root), config=ServerConfig(**config))
+    with arrangement.conditions(), pytest.raises(OSError, match=r".") as caught:
         server.start()
     assert caught.value.errno == number
     assert config["hosts"][-1] in str(caught.value.filename)
@@ -657,6 +765,20 @@ def test_an_address_that_can_not_be_listened_on_is_named_and_nothing_stays_open(
         _ = server.address
 
 
+@pytest.mark.parametrize(
+    "arrangement",
+    [
+        Arrangement.THREADS,
+        Arrangement.PROCESSES,
+        pytest.param(
+            Arrangement.SUPERVISOR,
+            marks=pytest.mark.xfail(
+                reason="two supervisors share a port in silence, and each other's clients: before "
+                "it hires, one should bind its addresses for a moment without SO_REUSEPORT"
+            ),
+        ),
+    ],
+)
 def test_a_port_that_is_taken_is_named(serve: Serve, root: Path) -> None:
     taken = serve(Directory(root)).address
     with pytest.raises(OSError, match="in use") as caught:
@@ -672,31 +794,37 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         yield both
 
 
+#: The plain path knows of one address for all requests: the one that is listened on.
+told_where_a_request_went = everywhere_but(Arrangement.PLAIN)
+
+
 class StartOn(Protocol):
     """Starts a server on a host of the test's own; see `start_on`."""
 
-    def __call__(self, place: Host, **config: Any) -> Server: ...
+    def __call__(self, place: Host, **config: Any) -> Served: ...
 
 
 @pytest.fixture
-def start_on(root: Path, witness: Witness) -> Iterator[StartOn]:
+def start_on(root: Path, witness: Witness, arrangement: Arrangement) -> Iterator[StartOn]:
     """Starts servers on hosts, by default on all addresses; they stop with the test."""
-    started: list[Server] = []
+    started: list[Served] = []
 
-    def start(place: Host, **config: Any) -> Server:
+    def start(place: Host, **config: Any) -> Served:
         storage = Directory(root, writable=True, overwrite=True)
         chosen: dict[str, Any] = {"hosts": (), "patience": CALM} | config
-        server = Server(storage, config=ServerConfig(**chosen), observers=[witness])
+        server = arrangement.make(storage, config=ServerConfig(**chosen), observers=[witness])
         place.call(server.start)
         started.append(server)
         return server
 
-    yield start
-    for server in started:
-        server.stop()
+    with nothing_left_running(), arrangement.conditions():
+        yield start
+        for server in started:
+            server.stop()
 
 
 @pytest.mark.parametrize("single_port", [False, True])
+@told_where_a_request_went
 def test_the_answer_comes_from_the_address_that_was_asked(
     hosts: tuple[Host, Host], start_on: StartOn, root: Path, single_port: bool
 ) -> None:
@@ -723,6 +851,7 @@ def test_the_answer_comes_from_the_address_that_was_asked(
 
 
 @pytest.mark.parametrize("single_port", [False, True])
+@everywhere
 def test_a_link_local_client_is_served_on_its_own_wire(
     hosts: tuple[Host, Host], start_on: StartOn, root: Path, single_port: bool
 ) -> None:
@@ -745,6 +874,7 @@ def test_a_link_local_client_is_served_on_its_own_wire(
     server.stop()
 
 
+@everywhere
 def test_a_server_can_listen_on_a_link_local_address(
     hosts: tuple[Host, Host], start_on: StartOn, witness: Witness
 ) -> None:
@@ -771,6 +901,7 @@ def test_a_server_can_listen_on_a_link_local_address(
         (9000, 65464, 8968, 8948),
     ],
 )
+@arranged(Arrangement.THREADS, Arrangement.PROCESSES)
 def test_no_block_is_larger_than_the_path_takes_whole(
     start_on: StartOn, mtu: int, asked: int, four: int, six: int
 ) -> None:
@@ -798,6 +929,7 @@ def frames(sniffer: socket.socket) -> Iterator[bytes]:
             yield sniffer.recv(1 << 16)
 
 
+@everywhere
 def test_without_the_clamp_blocks_travel_as_fragments_and_none_carries_df(
     hosts: tuple[Host, Host], start_on: StartOn
 ) -> None:
@@ -817,6 +949,7 @@ def test_without_the_clamp_blocks_travel_as_fragments_and_none_carries_df(
     server.stop()
 
 
+@told_where_a_request_went
 def test_a_request_to_everybody_stays_unanswered(
     hosts: tuple[Host, Host], start_on: StartOn, witness: Witness
 ) -> None:
@@ -843,6 +976,7 @@ def test_a_request_to_everybody_stays_unanswered(
 
 
 @pytest.mark.parametrize("hosts_asked", [(), ("localhost",)], ids=["all", "localhost"])
+@everywhere
 def test_a_host_whose_ipv6_is_disabled_serves_on_ipv4(
     start_on: StartOn, hosts_asked: tuple[str, ...]
 ) -> None:
@@ -878,6 +1012,7 @@ def test_a_kernel_without_ipv6_serves_on_ipv4(
             serve(Directory(root), **config)
 
 
+@everywhere
 def test_a_port_of_the_systems_choice_is_free_in_both_families(start_on: StartOn) -> None:
     with host() as lonely:
         lonely.sysctl("ipv4/ip_local_port_range", "40000 40003")
@@ -892,6 +1027,7 @@ def test_a_port_of_the_systems_choice_is_free_in_both_families(start_on: StartOn
             sock.close()
 
 
+@everywhere
 def test_an_address_that_comes_later_is_served_from_then_on(
     hosts: tuple[Host, Host], start_on: StartOn
 ) -> None:
@@ -909,6 +1045,7 @@ def test_an_address_that_comes_later_is_served_from_then_on(
 # -- start and stop -------------------------------------------------------------------------------
 
 
+@everywhere
 def test_a_stop_ends_everything_at_once_and_tells_the_clients(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -921,7 +1058,7 @@ def test_a_stop_ends_everything_at_once_and_tells_the_clients(
         else:
             peer.wrq(f"new{number}")
         peer.receive()
-    assert server.running == 20
+    assert eventually(lambda: server.running == 20)
     stopper = threading.Thread(target=server.stop)
     began = time.monotonic()
     stopper.start()
@@ -938,33 +1075,84 @@ def test_a_stop_ends_everything_at_once_and_tells_the_clients(
     assert [entry.name for entry in root.iterdir()] == ["file"]
 
 
-def test_a_server_starts_again_on_its_port_at_once(root: Path) -> None:
-    server = Server(Directory(root))
-    server.start()
-    port = server.address[1]
-    server.stop()
+@everywhere
+def test_another_server_starts_on_a_port_as_soon_as_the_first_has_stopped(
+    root: Path, arrangement: Arrangement
+) -> None:
+    with arrangement.serving(Directory(root)) as server:
+        port = server.address[1]
     with pytest.raises(RuntimeError):
         _ = server.addresses
-    again = Server(Directory(root), config=ServerConfig(port=port))
     for _ in range(3):
-        with again:
+        with arrangement.serving(Directory(root), config=ServerConfig(port=port)) as again:
             assert again.address == ("127.0.0.1", port)
             with open_peer(again) as peer:
                 assert peer.read("file") == CONTENT
 
 
+@everywhere_but(Arrangement.SUPERVISOR)  # Which is started once.
+def test_a_server_that_was_stopped_starts_again(root: Path, arrangement: Arrangement) -> None:
+    server = arrangement.make(Directory(root))
+    with arrangement.conditions():
+        for _ in range(3):
+            with server, open_peer(server) as peer:
+                assert peer.read("file") == CONTENT
+
+
+@pytest.mark.xfail(reason="the jobs that are left when the engine ends are not told of as crashed")
+def test_a_stop_tells_the_end_also_of_a_transfer_whose_process_is_stuck(
+    serve: Serve, witness: Witness, root: Path
+) -> None:
+    server = serve(Directory(root), engine=ProcessEngine(warm=1))
+    with open_peer(server) as peer:
+        peer.rrq("file")
+        assert isinstance(peer.receive(), Data)
+        witness.wait(TransferStarted)
+        [child] = [pid for pid in own_children() if has_port(pid, peer.tid[1])]
+        os.kill(child, signal.SIGSTOP)
+        server.stop()
+    assert [event.outcome for event in witness.all(TransferEnded)] == [Outcome.CRASHED]
+    assert server.running == 0
+
+
+@pytest.mark.parametrize(
+    "arrangement",
+    [
+        Arrangement.THREADS,
+        Arrangement.PROCESSES,
+        pytest.param(
+            Arrangement.SUPERVISOR,
+            marks=pytest.mark.xfail(
+                reason="its constructor makes the reactor, which `start` should do"
+            ),
+        ),
+    ],
+)
+def test_a_server_that_has_not_started_has_nothing_open(
+    root: Path, arrangement: Arrangement
+) -> None:
+    before = descriptors()
+    server = arrangement.make(Directory(root))
+    assert descriptors() <= before
+    server.stop()
+
+
+@everywhere
 def test_a_running_server_does_not_start_twice(serve: Serve, root: Path) -> None:
     server = serve(Directory(root))
     address = server.address
-    with pytest.raises(RuntimeError, match="running already"):
+    with pytest.raises(RuntimeError, match=r"running already|started once"):
         server.start()
     with open_peer(server) as peer:
         assert peer.read("file") == CONTENT
     assert server.address == address
 
 
-def test_a_stop_may_come_again_from_anywhere_or_before_the_start(root: Path) -> None:
-    server = Server(Directory(root))
+@everywhere
+def test_a_stop_may_come_again_from_anywhere_or_before_the_start(
+    root: Path, arrangement: Arrangement
+) -> None:
+    server = arrangement.make(Directory(root))
     server.stop()
     server.start()
     stoppers = [threading.Thread(target=server.stop) for _ in range(8)]
@@ -976,12 +1164,24 @@ def test_a_stop_may_come_again_from_anywhere_or_before_the_start(root: Path) -> 
     assert not threads()
 
 
-def test_cycles_leave_no_descriptor_thread_or_file(root: Path) -> None:
+@pytest.mark.parametrize(
+    ("arrangement", "cycles"),
+    [
+        (Arrangement.THREADS, 20),
+        (Arrangement.TWO_THREADS, 10),
+        (Arrangement.PLAIN, 10),
+        (Arrangement.PROCESSES, 4),
+        (Arrangement.SUPERVISOR, 4),
+    ],
+)
+def test_cycles_leave_no_descriptor_thread_process_or_file(
+    root: Path, arrangement: Arrangement, cycles: int
+) -> None:
     def cycle(number: int) -> None:
         single_port = bool(number % 2)
         config = ServerConfig(single_port=single_port, patience=QUICK)
         storage = Directory(root, writable=True, overwrite=True)
-        with Server(storage, config=config, engine=ThreadEngine(number % 3 + 1)) as server:
+        with arrangement.serving(storage, config=config) as server:
             peers = [open_peer(server) for _ in range(6)]
             peers[0].read("file", blksize=1024)
             peers[1].write(CONTENT, "new", windowsize=4)
@@ -995,14 +1195,16 @@ def test_cycles_leave_no_descriptor_thread_or_file(root: Path) -> None:
             peer.close()
 
     cycle(0)
-    before = descriptors()
-    for number in range(30):
+    before, born_before = descriptors(), processes()
+    for number in range(cycles):
         cycle(number)
     assert descriptors() <= before
     assert not threads()
+    assert processes() <= born_before
     assert {entry.name for entry in root.iterdir()} == {"file", "new"}
 
 
+@everywhere
 def test_a_drain_lets_a_transfer_finish_and_takes_no_other(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -1013,9 +1215,9 @@ def test_a_drain_lets_a_transfer_finish_and_takes_no_other(
         assert peer.receive() == Data(1, CONTENT[:512])
         drained = threading.Thread(target=server.drain)
         drained.start()
-        # The door is closed: nobody listens there any more.
+        # The door is closed, or whoever comes there is told to go.
         late.sock.connect(door)
-        assert eventually(lambda: refused(late))
+        assert eventually(lambda: turned_away(late))
         assert drained.is_alive()
         assert server.running == 1
         peer.send(Ack(1))
@@ -1024,21 +1226,20 @@ def test_a_drain_lets_a_transfer_finish_and_takes_no_other(
         assert not drained.is_alive()
         server.serve_forever()
     assert witness.outcome() is Outcome.DONE
-    assert len(witness.all(RequestReceived)) == 1
+    assert len(witness.all(TransferStarted)) == 1
 
 
-def refused(peer: WirePeer) -> bool:
-    """Whether nobody listens where the peer's socket is connected to."""
+def turned_away(peer: WirePeer) -> bool:
+    """Whether a request of the peer, whose socket is connected, meets nobody, or "busy"."""
     try:
-        peer.sock.send(Ack(1).encode())
+        peer.sock.send(ReadRequest(b"missing").encode())
         readable, _, _ = select.select([peer.sock], [], [], 0.05)
-        if readable:
-            peer.sock.recv(100)
+        return bool(readable) and error_code(decode(peer.sock.recv(100))) == 0
     except ConnectionRefusedError:
         return True
-    return False
 
 
+@everywhere
 def test_in_single_port_mode_a_drain_answers_new_requests_busy(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -1049,11 +1250,7 @@ def test_in_single_port_mode_a_drain_answers_new_requests_busy(
         drained = threading.Thread(target=server.drain)
         drained.start()
 
-        def turned_away() -> bool:
-            late.rrq("missing")
-            return error_code(late.receive()) == 0
-
-        assert eventually(turned_away)
+        assert eventually(lambda: not takes_requests(late))
         peer.send(Ack(1))
         assert CONTENT[:512] + peer.collect(block=1) == CONTENT
         drained.join(PATIENCE)
@@ -1061,6 +1258,7 @@ def test_in_single_port_mode_a_drain_answers_new_requests_busy(
     assert "shutting down" in witness.all(RequestRefused)[-1].error.message
 
 
+@everywhere
 def test_a_stop_cuts_a_drain_short(serve: Serve, witness: Witness, root: Path) -> None:
     server = serve(Directory(root))
     with open_peer(server) as peer:
@@ -1074,6 +1272,7 @@ def test_a_stop_cuts_a_drain_short(serve: Serve, witness: Witness, root: Path) -
     assert witness.outcome() is Outcome.ABORTED
 
 
+@everywhere
 def test_grace_is_as_long_as_it_says_and_no_longer_than_needed(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -1133,13 +1332,15 @@ def test_another_system_serves_with_plain_calls(
     assert (root / "new").read_bytes() == CONTENT
 
 
-def test_a_path_is_that_directory_read_only(root: Path) -> None:
-    with Server(str(root)) as server, open_peer(server) as peer:
+@everywhere
+def test_a_path_is_that_directory_read_only(root: Path, arrangement: Arrangement) -> None:
+    with arrangement.serving(str(root)) as server, open_peer(server) as peer:
         assert peer.read("file") == CONTENT
         peer.wrq("new")
         assert error_code(peer.receive()) == ErrorCode.ACCESS_VIOLATION
 
 
+@in_one_process
 def test_nothing_is_logged_per_packet(
     serve: Serve, root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -1151,6 +1352,7 @@ def test_nothing_is_logged_per_packet(
 # -- limits ---------------------------------------------------------------------------------------
 
 
+@everywhere
 def test_limits_of_the_configuration_are_kept(serve: Serve, root: Path) -> None:
     limits = Limits(max_blksize=1024, max_windowsize=4, refused=frozenset({"tsize"}))
     with open_peer(serve(Directory(root), limits=limits)) as peer:
@@ -1163,9 +1365,8 @@ def test_limits_of_the_configuration_are_kept(serve: Serve, root: Path) -> None:
         assert peer.drain() == []
 
 
-def test_ports_of_the_range_are_used_and_a_full_range_is_said(
-    serve: Serve, root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@everywhere
+def test_ports_of_the_range_are_used_and_a_full_range_is_said(serve: Serve, root: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         only = probe.getsockname()[1]
@@ -1179,16 +1380,20 @@ def test_ports_of_the_range_are_used_and_a_full_range_is_said(
         assert isinstance(answer, Error)
         assert answer.code == 0
         assert "ports are in use" in answer.message
-        assert f"no port between {only} and {only} is free" in caplog.text
         peer.send(Error(0, "enough"))
-        assert eventually(lambda: server.running == 0)
-        assert late.read("file") == CONTENT
+
+        def served() -> bool:
+            late.rrq("file")
+            return late.receive() == Data(1, CONTENT[:512])
+
+        assert eventually(served)
         assert late.tid == ("127.0.0.1", only)
 
 
 # -- an operator's orders -------------------------------------------------------------------------
 
 
+@everywhere
 def test_one_transfer_is_cancelled_and_the_others_go_on(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -1196,9 +1401,9 @@ def test_one_transfer_is_cancelled_and_the_others_go_on(
     with open_peer(server) as one, open_peer(server) as other:
         one.wrq("new")
         assert one.receive() == Ack(0)
+        number = witness.wait(TransferStarted).transfer
         other.rrq("file")
         assert other.receive() == Data(1, CONTENT[:512])
-        number = witness.wait(TransferStarted).transfer
         assert server.cancel(number)
         assert error_code(one.receive()) == 0
         assert witness.outcome() is Outcome.ABORTED
@@ -1209,6 +1414,7 @@ def test_one_transfer_is_cancelled_and_the_others_go_on(
     assert [entry.name for entry in root.iterdir()] == ["file"]
 
 
+@everywhere
 def test_a_paused_server_finishes_what_runs_and_takes_nothing_new(
     serve: Serve, witness: Witness, root: Path
 ) -> None:
@@ -1218,23 +1424,38 @@ def test_a_paused_server_finishes_what_runs_and_takes_nothing_new(
         assert running.receive() == Data(1, CONTENT[:512])
         server.pause()
         assert server.state == "draining"
+        # To another process the word may still be on its way.
+        assert eventually(lambda: not takes_requests(late))
         late.rrq("file")
         assert error_code(late.receive()) == 0
         running.send(Ack(1))
         assert CONTENT[:512] + running.collect(block=1) == CONTENT
         server.resume()
         assert server.state == "serving"
+        assert eventually(lambda: takes_requests(late))
         assert late.read("file") == CONTENT
-    assert len(witness.all(RequestRefused)) == 1
+    assert len(witness.all(TransferStarted)) == 2
 
 
-def test_a_server_that_was_paused_before_its_start_is_paused(root: Path) -> None:
-    server = Server(Directory(root))
+def takes_requests(peer: WirePeer) -> bool:
+    """Whether a request is looked at, and not turned away before."""
+    peer.rrq("missing")
+    code = error_code(peer.receive())
+    assert code in (0, ErrorCode.FILE_NOT_FOUND)
+    return code != 0
+
+
+@everywhere
+def test_a_server_that_was_paused_before_its_start_is_paused(
+    root: Path, arrangement: Arrangement
+) -> None:
+    server = arrangement.make(Directory(root))
     server.pause()
     with server, open_peer(server) as peer:
         peer.rrq("file")
         assert error_code(peer.receive()) == 0
         server.resume()
+        assert eventually(lambda: takes_requests(peer))
         assert peer.read("file") == CONTENT
 
 
