@@ -23,10 +23,13 @@ from hypothesis import strategies as st
 from tftp.errors import ErrorCode, Refused, TFTPError
 from tftp.events import Operation, Request
 from tftp.storage import local, openat2
+from tftp.storage.adapters import BytesSource
 from tftp.storage.local import Directory, LocalSource
 from tftp.storage.writeback import start_writing
 
 SECRET = b"nobody may read this"
+# So much is not read at once: its reader keeps it open.
+LARGE = local._SMALL + 1
 DAY = 86400.0
 
 _Result = TypeVar("_Result")
@@ -40,7 +43,7 @@ def writing(name: bytes, **options: str) -> Request:
     return Request(operation=Operation.WRITE, filename=name, options=options)
 
 
-def read(source: LocalSource) -> bytes:
+def read(source: LocalSource | BytesSource) -> bytes:
     try:
         data = bytearray(source.size + 1)
         got = source.read_into([memoryview(data)], 0)
@@ -671,7 +674,9 @@ def vectors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("vectors")
-@pytest.mark.parametrize("size", [0, 1, 511, 512, 513, 5 * 512, 5 * 512 + 1])
+@pytest.mark.parametrize(
+    "size", [0, 1, 511, 512, 513, 4095, 4096, 4097, LARGE, 20 * 512, 20 * 512 + 1]
+)
 def test_slots_are_filled_in_order_up_to_the_end(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     (tmp_path / "file").write_bytes(content)
@@ -718,54 +723,84 @@ def test_offsets_above_4_gib_are_exact(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("vectors")
 def test_a_file_that_is_cut_while_it_is_served_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"x" * 4096)
+    path.write_bytes(b"x" * 8192)
     source = Directory(tmp_path).open_read(reading(b"file"))
-    slots = [memoryview(bytearray(512)) for _ in range(8)]
+    slots = [memoryview(bytearray(512)) for _ in range(16)]
     os.truncate(path, 1000)
     assert source.read_into(slots[:1], 0) == 512
     code, text = refusal(lambda: source.read_into(slots, 0))
     assert code == ErrorCode.UNDEFINED
     assert "changed" in text
-    assert refusal(lambda: source.read_into(slots[:1], 3584))[0] == ErrorCode.UNDEFINED
+    assert refusal(lambda: source.read_into(slots[:1], 8192 - 512))[0] == ErrorCode.UNDEFINED
     source.close()
 
 
 def test_a_file_rewritten_in_place_while_it_is_served_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"old" * 1000)
+    path.write_bytes(b"old" * 2000)
     os.utime(path, (1, 1))
     source = Directory(tmp_path).open_read(reading(b"file"))
-    slot = memoryview(bytearray(1500))
-    assert source.read_into([slot], 0) == 1500
-    path.write_bytes(b"new" * 1000)
-    assert refusal(lambda: source.read_into([slot], 1500))[0] == ErrorCode.UNDEFINED
+    slot = memoryview(bytearray(3000))
+    assert source.read_into([slot], 0) == 3000
+    path.write_bytes(b"new" * 2000)
+    assert refusal(lambda: source.read_into([slot], 3000))[0] == ErrorCode.UNDEFINED
     source.close()
+
+
+@pytest.mark.parametrize("change", ["cut", "rewritten", "grown", "removed"])
+def test_a_small_file_is_served_as_it_was_when_it_was_opened(tmp_path: Path, change: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old" * 1000)
+    before = open_descriptors()
+    source = Directory(tmp_path).open_read(reading(b"file"))
+    assert open_descriptors() <= before
+    match change:
+        case "cut":
+            os.truncate(path, 10)
+        case "rewritten":
+            path.write_bytes(b"new" * 1000)
+        case "grown":
+            path.write_bytes(b"old" * 2000)
+        case "removed":
+            path.unlink()
+    assert read(source) == b"old" * 1000
+
+
+def test_a_small_file_of_another_size_than_it_says_is_not_taken_for_whole() -> None:
+    # A file of /sys says that it is a page long, and holds a line.
+    path = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not path.is_file() or path.stat().st_size != local._SMALL:
+        pytest.skip("this system has no such file")
+    source = Directory(path.parent).open_read(reading(os.fsencode(path.name)))
+    assert source.size == local._SMALL
+    assert refusal(lambda: read(source))[0] == ErrorCode.UNDEFINED
 
 
 def test_a_file_that_grows_is_served_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "log"
-    path.write_bytes(b"first")
+    path.write_bytes(b"first" * 1000)
     os.utime(path, (1, 1))
     source = Directory(tmp_path).open_read(reading(b"log"))
     with path.open("ab") as file:
         file.write(b", second")
-    assert source.size == 5
-    assert read(source) == b"first"
+    assert source.size == 5000
+    assert read(source) == b"first" * 1000
 
 
 def test_a_file_replaced_while_it_is_served_stays_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"old" * 100)
+    path.write_bytes(b"old" * LARGE)
     directory = Directory(tmp_path, writable=True, overwrite=True)
     source = directory.open_read(reading(b"file"))
-    store(directory, b"file", b"new")
-    assert read(source) == b"old" * 100
+    store(directory, b"file", b"new" * LARGE)
+    assert read(source) == b"old" * LARGE
     source = directory.open_read(reading(b"file"))
     path.unlink()
-    assert read(source) == b"new"
+    assert read(source) == b"new" * LARGE
 
 
 def test_a_source_is_closed_once_however_often_it_is_told(root: Path) -> None:
+    (root / "boot.cfg").write_bytes(bytes(LARGE))
     before = open_descriptors()
     source = Directory(root).open_read(reading(b"boot.cfg"))
     assert open_descriptors() <= before + 1
@@ -788,27 +823,33 @@ def descriptors_of(path: Path) -> int:
 
 @pytest.mark.usefixtures("lookup")
 @pytest.mark.parametrize("ignore_case", [False, True])
-def test_a_thousand_readers_of_one_file_need_one_descriptor(root: Path, ignore_case: bool) -> None:
+@pytest.mark.parametrize(("size", "needed"), [(LARGE, 1), (local._SMALL, 0)])
+def test_a_thousand_readers_of_one_file_need_one_descriptor(
+    root: Path, ignore_case: bool, size: int, needed: int
+) -> None:
+    content = os.urandom(size)
+    (root / "dir" / "inner").write_bytes(content)
     directory = Directory(root, ignore_case=ignore_case)
     names = [b"dir/inner", b"/dir//inner", b"inside", b"dirlink/inner", b"absolute"]
     names += [b"DIR/INNER", b"Inside"] if ignore_case else []
     before = open_descriptors()
     sources = [directory.open_read(reading(names[turn % len(names)])) for turn in range(1000)]
-    assert open_descriptors() <= before + 1
-    assert descriptors_of(root / "dir" / "inner") == 1
+    assert open_descriptors() <= before + needed
+    assert descriptors_of(root / "dir" / "inner") == needed
     for source in sources:
-        assert read(source) == b"inner"  # Which closes it.
+        assert read(source) == content  # Which closes it.
     assert descriptors_of(root / "dir" / "inner") == 0
 
 
 def test_closing_a_source_twice_does_not_close_that_of_another_reader(root: Path) -> None:
+    (root / "boot.cfg").write_bytes(b"boot" * LARGE)
     directory = Directory(root)
     mine, other = (directory.open_read(reading(b"boot.cfg")) for _ in range(2))
     mine.close()
     mine.close()
     with pytest.raises(OSError, match="descriptor"):
         mine.read_into([memoryview(bytearray(4))], 0)
-    assert read(other) == b"boot"
+    assert read(other) == b"boot" * LARGE
 
 
 def test_readers_of_one_file_do_not_move_one_another(tmp_path: Path) -> None:
@@ -835,7 +876,7 @@ def test_new_readers_get_the_new_file_and_old_ones_the_old(tmp_path: Path, name:
     (tmp_path / "sub").mkdir()
     directory = Directory(tmp_path, writable=True, overwrite=True)
     before = open_descriptors()
-    versions = [b"version %d" % number for number in range(5)]
+    versions = [b"version %d" % number * LARGE for number in range(5)]
     readers = []
     for version in versions:
         # As long as the last, and written in the same moment: only its inode is another.
@@ -851,7 +892,8 @@ def test_new_readers_get_the_new_file_and_old_ones_the_old(tmp_path: Path, name:
 def test_a_link_that_is_changed_leads_new_readers_to_its_new_file(root: Path) -> None:
     directory = Directory(root)
     with contextlib.ExitStack() as held:
-        for target, content in (("boot.cfg", b"boot"), ("dir/inner", b"inner")):
+        for target, content in (("boot.cfg", b"boot" * LARGE), ("dir/inner", b"inner" * LARGE)):
+            (root / target).write_bytes(content)
             (root / "spare").symlink_to(target)
             (root / "spare").replace(root / "current")
             held.callback(directory.open_read(reading(b"current")).close)
@@ -865,6 +907,7 @@ def test_a_link_that_is_changed_leads_new_readers_to_its_new_file(root: Path) ->
 def test_a_file_that_is_open_is_not_thereby_found_by_a_name_that_leads_outside(root: Path) -> None:
     # The very file, by a way through the outside, or with a second name there.
     (root / "dir" / "inner").unlink()
+    (root.parent / "secret").write_bytes(SECRET * LARGE)
     (root / "dir" / "inner").hardlink_to(root.parent / "secret")
     directory = Directory(root)
     held = directory.open_read(reading(b"dir/inner"))
@@ -880,13 +923,13 @@ def test_a_file_that_is_removed_frees_its_space_with_its_last_reader(
 ) -> None:
     (tmp_path / "sub").mkdir()
     path = tmp_path / os.fsdecode(name)
-    path.write_bytes(b"content")
+    path.write_bytes(b"content" * LARGE)
     directory = Directory(tmp_path)
     before = open_descriptors()
     sources = [directory.open_read(reading(name)) for _ in range(3)]
     path.unlink()
     assert refusal(lambda: fetch(directory, name))[0] == ErrorCode.FILE_NOT_FOUND
-    assert [read(source) for source in sources] == [b"content"] * 3
+    assert [read(source) for source in sources] == [b"content" * LARGE] * 3
     assert open_descriptors() <= before
 
 
@@ -894,19 +937,19 @@ def test_a_file_that_grew_is_served_whole_to_new_readers_and_as_it_was_to_old_on
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "log"
-    path.write_bytes(b"first")
+    path.write_bytes(b"first" * LARGE)
     directory = Directory(tmp_path)
     old = directory.open_read(reading(b"log"))
     with path.open("ab") as file:
         file.write(b", second")
     new = directory.open_read(reading(b"log"))
-    assert read(old) == b"first"
-    assert read(new) == b"first, second"
+    assert read(old) == b"first" * LARGE
+    assert read(new) == b"first" * LARGE + b", second"
 
 
 def test_a_file_that_was_cut_fails_its_old_readers_and_none_of_the_new(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.write_bytes(b"x" * 4096)
+    path.write_bytes(b"x" * 8192)
     directory = Directory(tmp_path)
     old = [directory.open_read(reading(b"file")) for _ in range(2)]
     os.truncate(path, 1000)
@@ -916,16 +959,17 @@ def test_a_file_that_was_cut_fails_its_old_readers_and_none_of_the_new(tmp_path:
 
 
 def test_a_directory_with_open_files_can_go_to_another_process(root: Path) -> None:
+    (root / "boot.cfg").write_bytes(b"boot" * LARGE)
     directory = Directory(root, ignore_case=True)
     source = directory.open_read(reading(b"boot.cfg"))
     other = pickle.loads(pickle.dumps(directory))  # noqa: S301
-    assert fetch(other, b"BOOT.cfg") == b"boot"
-    assert read(source) == b"boot"
+    assert fetch(other, b"BOOT.cfg") == b"boot" * LARGE
+    assert read(source) == b"boot" * LARGE
 
 
 def test_readers_in_many_threads_share_a_file_that_keeps_being_replaced(tmp_path: Path) -> None:
     directory = Directory(tmp_path, writable=True, overwrite=True, durable=False)
-    contents = [bytes([number]) * 2000 for number in range(4)]
+    contents = [bytes([number]) * LARGE for number in range(4)]
     store(directory, b"file", contents[0])
     before = open_descriptors()
     together = threading.Barrier(5)
@@ -1484,7 +1528,7 @@ def test_what_the_server_may_not_do_is_error_2(tmp_path: Path, temporaries: str)
     (tmp_path / "closed").mkdir()
     (tmp_path / "closed" / "file").touch()
     (tmp_path / "fixed").mkdir()
-    (tmp_path / "read-only").write_bytes(b"old")
+    (tmp_path / "read-only").write_bytes(b"old" * LARGE)
     (tmp_path / "unreadable").write_bytes(b"old")
     script = PRELUDE + (
         "os.chmod(root + '/closed', 0)\n"
@@ -1499,6 +1543,7 @@ def test_what_the_server_may_not_do_is_error_2(tmp_path: Path, temporaries: str)
         "    assert code(lambda: directory.open_read(request)) == 2, name\n"
         "request = Request(operation=Operation.READ, filename=b'read-only')\n"
         "held = directory.open_read(request)\n"
+        "assert held.size > local._SMALL\n"
         "os.chmod(root + '/read-only', 0)\n"
         "assert code(lambda: directory.open_read(request)) == 2\n"
         "os.chmod(root, 0)\n"
@@ -1515,7 +1560,7 @@ def test_what_the_server_may_not_do_is_error_2(tmp_path: Path, temporaries: str)
         tmp_path.chmod(0o700)
         (tmp_path / "closed").chmod(0o700)
         (tmp_path / "read-only").chmod(0o400)
-    assert (tmp_path / "read-only").read_bytes() == b"old"
+    assert (tmp_path / "read-only").read_bytes() == b"old" * LARGE
 
 
 # A seccomp filter: load the number of the system call, answer EPERM if it is the one, else allow.

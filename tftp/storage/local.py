@@ -5,9 +5,9 @@ a path, and a walk by hand for what is left (see `openat2`). An upload is writte
 has no name yet, or a hidden one, and gets its own only when all of it is on the disk. The root is
 looked up for each request, so that a tree replaced by a rename is served from then on; it costs
 nothing for a plain name, and leaves no descriptor to close. Who reads the same file shares one
-descriptor (see `opened`). This module knows neither packets nor
-option negotiation: of a request it takes the name and the size that the client declares. It needs
-a POSIX system.
+descriptor (see `opened`), and a small file is read at once and needs none. This module knows
+neither packets nor option negotiation: of a request it takes the name and the size that the client
+declares. It needs a POSIX system.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from typing import TypeVar
 
 from tftp.errors import ErrorCode, Refused
 from tftp.events import Request
+from tftp.storage.adapters import BytesSource
 from tftp.storage.openat2 import open_beneath, walk
 from tftp.storage.opened import OpenFiles
 from tftp.storage.writeback import start_writing
@@ -66,6 +67,9 @@ _NO_SYNC = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 # Buffers that one system call takes: Linux and macOS have 1024 (IOV_MAX).
 _MAX_BUFFERS = 1024
+# A file of up to so many octets is read when it is opened: that is quicker than to keep it open and
+# to ask at its end whether it has changed, and takes little memory.
+_SMALL = 4096
 # Of a durable upload so many octets at a time start on their way to the disk: enough for one large
 # write, and little enough to leave the sync at the end little to do. A multiple of the page size,
 # because a page that is being written may keep the next octets for it waiting.
@@ -135,10 +139,10 @@ class Directory:
         if not os.access(self.root, os.X_OK, effective_ids=True):
             raise _error(errno.EACCES, self.root)
 
-    def open_read(self, request: Request) -> "LocalSource":
+    def open_read(self, request: Request) -> "LocalSource | BytesSource":
         """Open a file for reading, as it is now.
 
-        It uses no descriptor of its own as long as another source has the same file open.
+        It keeps no descriptor if the file is small, nor if another source has the same file open.
 
         Raises:
             Refused: the name leaves the root, is reserved, or is not that of a regular file.
@@ -149,10 +153,14 @@ class Directory:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise Refused(_NOT_REGULAR)
+            whole = _read_small(descriptor, status.st_size) if status.st_size <= _SMALL else None
         except BaseException:
             os.close(descriptor)
             raise
-        return LocalSource(self._opened.share(descriptor, status), status, self._opened.close)
+        if whole is None:
+            return LocalSource(self._opened.share(descriptor, status), status, self._opened.close)
+        os.close(descriptor)
+        return BytesSource(whole)
 
     def open_write(self, request: Request) -> "LocalSink":
         """Open a new file, which takes its name when it is committed.
@@ -525,6 +533,12 @@ def _components(filename: bytes) -> list[bytes]:
 
 def _open_last(directory: int, name: bytes) -> int:
     return os.open(name, _READ, dir_fd=directory)
+
+
+def _read_small(descriptor: int, size: int) -> bytes | None:
+    """All of a file, as it is at this moment; None where a read gives more or less than `size`."""
+    whole = os.pread(descriptor, size + 1, 0)
+    return whole if len(whole) == size else None
 
 
 def _spell(directory: int, name: bytes) -> bytes:
