@@ -2,7 +2,7 @@
 
 `docs/reference/monitor.md` is its format. The channel has one thread, whose reactor serves all of
 its readers. Transfers meet it in `_offer` only, where an event is put into a bounded queue and, at
-most fifty times a second, the thread is woken. What it does with them there is held to a share of
+most ten times a second, the thread is woken. What it does with them there is held to a share of
 the time: where more happens than fits into it, readers lose events (and are told), but never a
 transfer its time.
 
@@ -48,12 +48,13 @@ PROTOCOL = 1
 # Events that wait for the thread: beyond the first number progress is dropped, beyond the second
 # everything.
 _PROGRESS_WAITING, _MOST_WAITING = 4096, 8192
-# Seconds between two deliveries at the least, and how many events are in one at the most: a
-# transfer's thread waits for the interpreter's lock meanwhile.
-_PAUSE, _AT_ONCE = 0.02, 64
-# Seconds of rest for each second of work: a twentieth of the interpreter's time is the most that
-# events cost.
-_REST = 19.0
+# Seconds between two deliveries, unless more waits than fits into one; and how many events that
+# are: a transfer's thread waits for the interpreter's lock meanwhile, and pays for it to change
+# hands.
+_PAUSE, _AT_ONCE = 0.1, 64
+# Seconds of rest for each second of work: a thirtieth of the interpreter's time is the most that
+# events cost here. What they cost elsewhere, and readers on the same machine, comes on top of it.
+_REST = 29.0
 # Seconds between two looks at the server's state, while somebody listens.
 _LOOK = 0.5
 # Readers at once, and snapshots that one of them may wait for.
@@ -247,7 +248,9 @@ class Channel:
         self._tell_totals(now)
         self._flush(now)
         if busy:
-            self._pulse.deadline = now + max(_PAUSE, _REST * (time.thread_time() - began))
+            rest = _REST * (time.thread_time() - began)
+            more = self._events.qsize() >= _AT_ONCE
+            self._pulse.deadline = now + (rest if more else max(_PAUSE, rest))
         else:
             self._awake = False
             # An event may have come before that was said.
@@ -269,7 +272,8 @@ class Channel:
 
     def _flush(self, now: float) -> None:
         for reader in list(self._readers):
-            reader.flush(now)
+            if not reader.blocked:  # Or the reactor waits until there is room.
+                reader.flush(now)
             self._reactor.settle(reader)
 
     # -- what is told -----------------------------------------------------------------------------
@@ -306,7 +310,8 @@ class Channel:
             sequence, event = events.get_nowait()
             takers = []
             for reader in readers:
-                reader.let_go(sequence)
+                if reader.held:
+                    reader.let_go(sequence)
                 if reader.after is not None and sequence > reader.after:
                     takers.append(reader)
             self._tell(sequence, event, takers)

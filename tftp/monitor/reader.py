@@ -95,6 +95,7 @@ class Reader:
         self._queue: deque[tuple[Priority, bytes]] = deque()
         self._waiting = 0  # octets of events in the queue
         self._answers = 0  # answers in it
+        self._progress = 0  # progress events in it
         self._outgoing = memoryview(b"")
         self._lost = [0, 0]  # progress events, and others
         self._incoming = bytearray()
@@ -260,6 +261,7 @@ class Reader:
                 self._answers -= 1
             else:
                 self._waiting -= len(line)
+                self._progress -= priority is Priority.PROGRESS
             lines.append(line)
             size += len(line)
         self._outgoing = memoryview(b"".join(lines))
@@ -268,10 +270,16 @@ class Reader:
     def _append(self, line: bytes, priority: Priority) -> None:
         self._queue.append((priority, line))
         self._waiting += len(line)
+        self._progress += priority is Priority.PROGRESS
 
     def _drop_progress(self) -> None:
+        # Where a reader is stuck each event comes by here: the queue is gone through only where
+        # there is something to be found.
+        if not self._progress:
+            return
         kept = [entry for entry in self._queue if entry[0] is not Priority.PROGRESS]
-        self._lost[Priority.PROGRESS] += len(self._queue) - len(kept)
+        self._lost[Priority.PROGRESS] += self._progress
+        self._progress = 0
         self._queue = deque(kept)
         self._waiting = sum(len(line) for priority, line in kept if priority is not Priority.ANSWER)
 
