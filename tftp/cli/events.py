@@ -5,6 +5,7 @@ connections are `tftp.monitor.feed`'s.
 """
 
 import fnmatch
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import click
 
-from tftp.cli.display import count, granted_options, rate, write_json, write_line
+from tftp.cli.display import count, granted_options, rate, write_line
 from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import printable
 from tftp.monitor.feed import Feeds, Message
@@ -63,7 +64,9 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"Show the servers the token in this file. Or put it into {VARIABLE}.",
 )
-@click.option("--json", is_flag=True, help="One JSON object per line, as the servers tell it.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object per line, as the servers tell it."
+)
 def command(
     places: tuple[str, ...],
     kinds: tuple[str, ...],
@@ -71,7 +74,7 @@ def command(
     most: int | None,
     no_reconnect: bool,
     token_file: Path | None,
-    json: bool,
+    as_json: bool,
 ) -> int:
     """Follow what servers tell, line by line.
 
@@ -83,11 +86,12 @@ def command(
     tests = [_condition(text) for text in conditions]
     token = read_token(token_file)
     servers = _servers(places)
-    show = _show_json if json else _show_text(len(servers) > 1)
+    line = _as_json if as_json else _line_for_people(len(servers) > 1)
     with Feeds(servers, token=token, kinds=sorted(wanted), reconnect=not no_reconnect) as feeds:
-        for number, message in enumerate(_chosen(feeds, wanted, tests), 1):
-            show(message)
+        for number, message in enumerate(_chosen(_flushed(feeds), wanted, tests), 1):
+            sys.stdout.write(f"{line(message)}\n")
             if number == most:
+                sys.stdout.flush()
                 return 0
     return 1
 
@@ -130,8 +134,20 @@ def _as_word(value: Any) -> str:
             return str(value)
 
 
+def _flushed(feeds: Feeds) -> Iterator[Message]:
+    """The messages; before it waits for one, all that has been written is seen.
+
+    A busy server tells thousands of lines in a second: a system call for each is more than all the
+    rest that is done with them.
+    """
+    for message in feeds:
+        yield message
+        if feeds.queue.empty():
+            sys.stdout.flush()
+
+
 def _chosen(
-    messages: Feeds, kinds: frozenset[str], tests: list[Callable[[Message], bool]]
+    messages: Iterator[Message], kinds: frozenset[str], tests: list[Callable[[Message], bool]]
 ) -> Iterator[Message]:
     """The messages to show; what goes wrong on the way to them is told on stderr."""
     for message in messages:
@@ -147,22 +163,22 @@ def _chosen(
                 yield message
 
 
-def _show_json(message: Message) -> None:
-    write_json(message, sys.stdout)
+def _as_json(message: Message) -> str:
+    return json.dumps(message)
 
 
-def _show_text(many: bool) -> Callable[[Message], None]:
-    """Writes lines for people; with several servers, each says whose it is."""
+def _line_for_people(many: bool) -> Callable[[Message], str]:
+    """What makes a line of a message; with several servers, each says whose it is."""
     stamp = "%H:%M:%S" if sys.stdout.isatty() else "%Y-%m-%d %H:%M:%S"
 
-    def show(message: Message) -> None:
+    def line(message: Message) -> str:
         when = time.strftime(stamp, time.localtime(message["time"]))
         where = f"{message['server']} " if many else ""
-        line = f"{when} {where}{_as_text(message)}"
+        text = f"{when} {where}{_as_text(message)}"
         # A server makes names printable; one that does not is no reason to trust it more.
-        click.echo(line if line.isprintable() else printable(line))
+        return text if text.isprintable() else printable(text)
 
-    return show
+    return line
 
 
 def _as_text(message: Message) -> str:
