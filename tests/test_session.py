@@ -587,14 +587,14 @@ def test_a_route_that_is_prohibited_ends_it_where_the_next_window_was_ready(
 
 
 def test_the_next_windows_are_read_while_the_peer_has_the_present_one(stage: Stage) -> None:
-    session = stage.sending(bytes(512 * 200))
+    session = stage.sending(bytes(512 * 500))
     session.start(0.0)
     acknowledged(stage, session, 20)
     stage.peer.receive()
     before = stage.storage.count("read_into")
     sent_first: list[bool] = []
     stage.storage.before = {"read_into": lambda: sent_first.append(not stage.peer.silent(0.0))}
-    for block in range(21, 121):
+    for block in range(21, 421):
         stage.peer.send(Ack(block))
         stage.hand_over(session, 0.1)
         assert stage.peer.receive() == Data(block + 1, bytes(512))

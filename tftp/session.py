@@ -23,6 +23,7 @@ from tftp.events import (
     TransferStarted,
 )
 from tftp.net.endpoint import Batch, Endpoint, Workspace
+from tftp.net.kernel import MAX_SEGMENTS_OCTETS
 from tftp.packets import HEADER, Error, Opcode
 from tftp.storage.base import Sink, Source
 from tftp.transfer import Receiver, Sender, State, Transfer
@@ -317,7 +318,7 @@ class Session:
         outbox = self._workspace.outbox
         # Last words do not wait: the port may be closed by then.
         if outbox.corked and self.machine.outcome is None:
-            outbox.put(self._endpoint.emit, datagram, self.peer, self)
+            outbox.put(self._endpoint, datagram, len(datagram), self.peer, self)
             return
         try:
             self._endpoint.send(datagram, self.peer)
@@ -435,7 +436,17 @@ class SendingSession(Session):
     at the latest before it is asked anything.
     """
 
-    __slots__ = ("_ahead", "_awaited", "_recvfrom", "_source", "_stepped_at", "_steps", "_taken")
+    __slots__ = (
+        "_ahead",
+        "_awaited",
+        "_recvfrom",
+        "_size",
+        "_source",
+        "_stepped_at",
+        "_steps",
+        "_taken",
+        "_windows",
+    )
 
     machine: Sender
 
@@ -457,6 +468,8 @@ class SendingSession(Session):
         self._recvfrom = link.endpoint.socket.recvfrom
         self._ahead: Batch | None = None
         self._awaited: bytes | None = None  # the ACK on which the next of the steps is taken
+        self._windows: list[memoryview] = []
+        self._size = 0  # octets of a full packet
         self._steps: Iterator[tuple[bytes | None, memoryview]] = iter(())
         self._taken = 0  # steps that the machine does not know of
         self._stepped_at = now
@@ -525,28 +538,18 @@ class SendingSession(Session):
         if not windows:
             return
         batch.number(block + 1, windows * windowsize, rollover)
-        size = windowsize * batch.size
-        ready = [batch.octets[start : start + size] for start in range(0, windows * size, size)]
         acked = range(block, block + windows * windowsize, windowsize)
         acks = [HEADER.pack(_ACK, on_wire(last, rollover)) for last in acked]
         self._awaited = acks[0]
-        self._steps = zip([*acks[1:], None], ready, strict=True)
+        self._steps = zip([*acks[1:], None], self._windows, strict=False)
 
     def _step(self, ack: bytes, now: float) -> None:
         """Send the window that is ready; if it was the last of them, prepare some more."""
-        machine = self.machine
         self._awaited, window = next(self._steps)
-        terms = machine.terms
-        sent = self._send_blocks(window, HEADER.size + terms.blksize, terms.windowsize)
-        if machine.outcome is not None:
-            self._advance(now)  # The network refused them for good.
-            return
-        if sent < terms.windowsize:
-            self._account()
-            self._awaited = None
-            machine.receive(ack, now)
-            machine.sent(sent, now)
-            self.blocked = True
+        outbox = self._workspace.outbox
+        if outbox.corked:
+            outbox.put(self._endpoint, bytes(window), self._size, self.peer, self)
+        elif not self._send_step(window, ack, now):
             return
         self._taken += 1
         self._stepped_at = now
@@ -556,6 +559,23 @@ class SendingSession(Session):
         if now >= self._next_progress:
             self._account()
             self._report_progress(now)
+
+    def _send_step(self, window: memoryview, ack: bytes, now: float) -> bool:
+        """Send a window now. False if the network has not taken all of it."""
+        machine = self.machine
+        windowsize = machine.terms.windowsize
+        sent = self._send_blocks(window, self._size, windowsize)
+        if machine.outcome is not None:
+            self._advance(now)  # The network refused them for good.
+            return False
+        if sent < windowsize:
+            self._account()
+            self._awaited = None
+            machine.receive(ack, now)
+            machine.sent(sent, now)
+            self.blocked = True
+            return False
+        return True
 
     def _account(self) -> None:
         """Tell the machine of the steps that were taken."""
@@ -569,7 +589,10 @@ class SendingSession(Session):
             return None  # It is read once: a window back from there is all that it remembers.
         terms = self.machine.terms
         if block >= _LOOK_AHEAD_FROM * terms.windowsize and self.fileno() >= 0:
-            self._ahead = self._workspace.lend(terms.blksize, terms.windowsize)
+            self._ahead = batch = self._workspace.lend(terms.blksize, terms.windowsize)
+            if batch is not None:
+                self._size = batch.size
+                self._windows = batch.windows(terms.windowsize)
         return self._ahead
 
     # -- sending ----------------------------------------------------------------------------------
@@ -606,8 +629,8 @@ class SendingSession(Session):
     def _send_blocks(self, packets: memoryview, size: int, count: int) -> int:
         """How many of `count` packets are on their way, or soon will be."""
         outbox = self._workspace.outbox
-        if outbox.corked and count == 1:
-            outbox.put(self._endpoint.emit, bytes(packets), self.peer, self)
+        if outbox.corked and len(packets) <= MAX_SEGMENTS_OCTETS:
+            outbox.put(self._endpoint, bytes(packets), size, self.peer, self)
             return count
         try:
             return self._endpoint.send_blocks(packets, size, self.peer)
@@ -621,6 +644,7 @@ class SendingSession(Session):
         if self._ahead is not None:
             self._workspace.give_back(self._ahead)
             self._ahead = None
+            self._windows = []
         self._source.close()
 
 

@@ -377,43 +377,46 @@ class Owner:
         self.told.append(error)
 
 
-def test_what_waits_in_an_outbox_leaves_in_order_when_it_is_uncorked() -> None:
-    outbox, left, owner = Outbox(), list[bytes](), Owner()
-    outbox.corked = True
-    for number in range(3):
-        outbox.put(lambda datagram, _peer: left.append(bytes(datagram)), b"%d" % number, (), owner)
-    assert left == []
+@pytest.fixture
+def outbox() -> Outbox:
+    box = Outbox()
+    box.corked = True
+    return box
+
+
+def test_what_waits_in_an_outbox_leaves_in_order_when_it_is_uncorked(
+    outbox: Outbox, endpoint: Endpoint, far: socket.socket
+) -> None:
+    for datagrams, size in ((b"a", 1), (b"bbccd", 2), (b"e", 9)):
+        outbox.put(endpoint, datagrams, size, far.getsockname(), Owner())
+    assert not select.select([far], [], [], 0)[0]
     assert outbox.uncork() == []
     assert not outbox.corked
-    assert left == [b"0", b"1", b"2"]
+    assert [far.recv(9) for _ in range(5)] == [b"a", b"bb", b"cc", b"d", b"e"]
     assert outbox.uncork() == []
-    assert len(left) == 3
+    assert not select.select([far], [], [], 0)[0]
 
 
-def test_an_outbox_holds_back_so_many_and_no_more() -> None:
-    outbox, left, owner = Outbox(), list[bytes](), Owner()
-    outbox.corked = True
+def test_an_outbox_holds_back_so_many_and_no_more(
+    outbox: Outbox, endpoint: Endpoint, far: socket.socket
+) -> None:
     for _ in range(100):
-        outbox.put(lambda datagram, _peer: left.append(bytes(datagram)), b"", (), owner)
-    assert len(left) == 96
+        outbox.put(endpoint, b"", 1, far.getsockname(), Owner())
+    far.setblocking(False)
+    for _ in range(96):
+        far.recv(9)
+    with pytest.raises(BlockingIOError):
+        far.recv(9)
 
 
-def test_one_that_can_not_be_sent_does_not_stop_the_others_and_its_owner_is_told() -> None:
-    outbox, left = Outbox(), list[bytes]()
+def test_one_that_can_not_be_sent_does_not_stop_the_others_and_its_owner_is_told(
+    outbox: Outbox, endpoint: Endpoint, far: socket.socket
+) -> None:
     owner, other = Owner(), Owner()
-    refused = OSError(errno.EMSGSIZE, "too long")
-
-    def refuse(_datagram: bytes | memoryview, _peer: Address) -> None:
-        raise refused
-
-    def lose(_datagram: bytes | memoryview, _peer: Address) -> None:
-        raise BlockingIOError
-
-    outbox.put(refuse, b"", (), owner)
-    outbox.put(lose, b"", (), other)
-    outbox.put(lambda datagram, _peer: left.append(bytes(datagram)), b"last", (), other)
+    outbox.put(endpoint, bytes(70_000), 70_000, far.getsockname(), owner)
+    outbox.put(endpoint, b"last", 4, far.getsockname(), other)
     assert outbox.uncork() == [owner]
-    assert owner.told == [refused]
+    assert [error.errno for error in owner.told] == [errno.EMSGSIZE]
     assert other.told == []
-    assert left == [b"last"]
+    assert far.recv(9) == b"last"
     assert outbox.uncork() == [], "it was told once"

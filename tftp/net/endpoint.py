@@ -31,7 +31,7 @@ _LAYOUTS = 8
 # there is room for each to have a run of windows ready, not just one.
 _AHEAD, _AHEAD_AMPLE = 16 << 20, 8 << 20
 # Octets of such a run.
-_RUN = 16 << 10
+_RUN = 64 << 10
 
 
 #: Sends one datagram.
@@ -71,6 +71,11 @@ class Batch:
             octets[2:end:size] = _HIGH[start : start + count]
             octets[3:end:size] = _LOW[start : start + count]
 
+    def windows(self, windowsize: int) -> list[memoryview]:
+        """The packets by windows."""
+        octets, size = self.octets, windowsize * self.size
+        return [octets[start : start + size] for start in range(0, len(octets), size)]
+
 
 _NUMBER = Struct("!H")
 # The two octets of each block number, in order, and once more behind the wrap to 0.
@@ -99,13 +104,15 @@ class Outbox:
 
     def __init__(self) -> None:
         self.corked = False
-        self._waiting: list[tuple[Emit, bytes, Address, Postman]] = []
+        self._waiting: list[tuple[Endpoint, bytes, int, Address, Postman]] = []
         self._failed: list[Postman] = []
 
-    def put(self, emit: Emit, datagram: bytes, peer: Address, owner: Postman) -> None:
-        """Have a datagram sent soon."""
+    def put(
+        self, endpoint: "Endpoint", datagrams: bytes, size: int, peer: Address, owner: Postman
+    ) -> None:
+        """Have datagrams of `size` octets sent soon, or one of up to so many."""
         waiting = self._waiting
-        waiting.append((emit, datagram, peer, owner))
+        waiting.append((endpoint, datagrams, size, peer, owner))
         if len(waiting) >= _IN_A_ROW:
             self._send()
 
@@ -121,9 +128,12 @@ class Outbox:
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for emit, datagram, peer, owner in waiting:
+        for endpoint, datagrams, size, peer, owner in waiting:
             try:
-                emit(datagram, peer)
+                if len(datagrams) <= size:
+                    endpoint.emit(datagrams, peer)
+                else:
+                    endpoint.send_blocks(datagrams, size, peer)
             except BlockingIOError:
                 pass  # A full queue loses it, as the network may.
             except OSError as error:
@@ -175,7 +185,7 @@ class Endpoint:
         socket: the socket; it is closed with the endpoint.
     """
 
-    __slots__ = ("_joins", "_segments", "_source", "_tells_refusals", "emit", "socket")
+    __slots__ = ("_cut", "_joins", "_segments", "_source", "_tells_refusals", "emit", "socket")
 
     def __init__(
         self, sock: socket.socket, *, joins: bool = False, tells_refusals: bool = False
@@ -191,6 +201,9 @@ class Endpoint:
         self.socket = sock
         self._joins = joins and kernel.join_segments(sock)
         self._segments = kernel.can_segment()
+        # For the size of datagrams that was sent last: how many octets to a call, and what tells
+        # the kernel where to cut.
+        self._cut: tuple[int, int, list[kernel.Control]] = (0, 0, [])
         self._source: list[kernel.Control] = []
         self.emit: Emit = sock.sendto
         self._tells_refusals = tells_refusals
@@ -229,7 +242,7 @@ class Endpoint:
         with contextlib.suppress(BlockingIOError):
             self.emit(datagram, peer)
 
-    def send_blocks(self, octets: memoryview, size: int, peer: Address) -> int:
+    def send_blocks(self, octets: bytes | memoryview, size: int, peer: Address) -> int:
         """Send datagrams of `size` octets that stand one behind the other; the last may be shorter.
 
         Returns how many are on their way, fewer than all when the queue is full.
@@ -244,10 +257,12 @@ class Endpoint:
             return 0
         return 1
 
-    def _send_segments(self, octets: memoryview, size: int, peer: Address) -> int:
+    def _send_segments(self, octets: bytes | memoryview, size: int, peer: Address) -> int:
         """As many in each call as the kernel cuts apart (GSO)."""
-        at_once = size * max(1, min(kernel.MAX_SEGMENTS, kernel.MAX_SEGMENTS_OCTETS // size))
-        controls = [*self._source, kernel.segment_size(size)]
+        if size != self._cut[0]:
+            at_once = size * max(1, min(kernel.MAX_SEGMENTS, kernel.MAX_SEGMENTS_OCTETS // size))
+            self._cut = (size, at_once, [*self._source, kernel.segment_size(size)])
+        _, at_once, controls = self._cut
         count = 0
         for start in range(0, len(octets), at_once):
             part = octets[start : start + at_once]
@@ -263,7 +278,7 @@ class Endpoint:
             count += -(-len(part) // size)
         return count
 
-    def _send_one_by_one(self, octets: memoryview, size: int, peer: Address) -> int:
+    def _send_one_by_one(self, octets: bytes | memoryview, size: int, peer: Address) -> int:
         count = 0
         for start in range(0, len(octets), size):
             try:
