@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tftp.blocks import MAX_WIRE, absolute, on_wire
+from tftp.blocks import MAX_WIRE, absolute, octets_on_wire, on_wire
 
 rollovers = st.sampled_from([0, 1])
 numbers = st.integers(0, MAX_WIRE)
@@ -92,3 +92,21 @@ def test_of_all_blocks_with_a_number_the_closest_is_meant(number: int, near: int
     assert abs(absolute(number, near, 0) - near) <= 0x8000
     if number:
         assert abs(absolute(number, near, 1) - near) <= 0x8000
+
+
+@given(first=st.integers(0, 2**40), count=st.integers(1, 300), rollover=rollovers)
+@example(first=65_535, count=1, rollover=0)
+@example(first=65_535, count=1, rollover=1)
+@example(first=65_535, count=2, rollover=0)
+@example(first=65_535, count=2, rollover=1)
+@example(first=131_070, count=2, rollover=1)
+@example(first=1, count=65_535, rollover=0)
+@example(first=1, count=65_535, rollover=1)
+@example(first=65_535, count=65_535, rollover=0)
+@example(first=65_535, count=65_535, rollover=1)
+def test_many_numbers_in_two_strokes_are_those_of_each_block(
+    first: int, count: int, rollover: int
+) -> None:
+    each = [on_wire(first + index, rollover).to_bytes(2, "big") for index in range(count)]
+    high, low = octets_on_wire(first, count, rollover)
+    assert list(zip(high, low, strict=True)) == [tuple(octets) for octets in each]

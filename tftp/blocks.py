@@ -4,7 +4,7 @@ RFC 1350 does not say what follows block 65535. Nearly everyone goes on with 0; 
 option `rollover` lets a client choose 0 or 1. Nothing but this module knows that there is a wrap.
 """
 
-__all__ = ["MAX_WIRE", "absolute", "on_wire"]
+__all__ = ["MAX_WIRE", "absolute", "octets_on_wire", "on_wire"]
 
 MAX_WIRE = 0xFFFF
 
@@ -14,6 +14,25 @@ def on_wire(block: int, rollover: int = 0) -> int:
     if rollover == 0 or block <= MAX_WIRE:
         return block & MAX_WIRE
     return (block - 1) % MAX_WIRE + 1
+
+
+def octets_on_wire(first: int, count: int, rollover: int = 0) -> tuple[bytes, bytes]:
+    """The numbers of `count` blocks from `first` (absolute) on: their high and their low octets.
+
+    That is what many packets of one size, one behind the other, hold at equal distances: to write
+    or compare all of them takes two strokes. `count` is at most `MAX_WIRE`.
+    """
+    start = on_wire(first, rollover)
+    end = start + count
+    if rollover and end > MAX_WIRE + 1:
+        end -= MAX_WIRE
+        return _HIGH[start : MAX_WIRE + 1] + _HIGH[1:end], _LOW[start : MAX_WIRE + 1] + _LOW[1:end]
+    return _HIGH[start:end], _LOW[start:end]
+
+
+# The two octets of each number, in order, and once more behind the wrap to 0.
+_HIGH = b"".join(bytes([high]) * 256 for high in range(256)) * 2
+_LOW = bytes(range(256)) * 512
 
 
 def absolute(number: int, near: int, rollover: int = 0) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from struct import Struct
 from typing import Protocol
 
-from tftp.blocks import MAX_WIRE, on_wire
+from tftp.blocks import octets_on_wire, on_wire
 from tftp.events import Address
 from tftp.net import kernel
 from tftp.packets import HEADER, MAX_DATAGRAM, Opcode
@@ -59,17 +59,11 @@ class Batch:
     def number(self, first: int, count: int, rollover: int) -> None:
         """Write the numbers of `count` packets, the first of them that of block `first`."""
         octets, size = self.octets, self.size
-        start = on_wire(first, rollover)
         if count == 1:
-            _NUMBER.pack_into(octets, 2, start)
-        elif rollover and start + count > MAX_WIRE:
-            for index in range(count):
-                _NUMBER.pack_into(octets, index * size + 2, on_wire(first + index, rollover))
+            _NUMBER.pack_into(octets, 2, on_wire(first, rollover))
         else:
-            # All of them in two strokes: an octet of each, `size` apart.
             end = count * size
-            octets[2:end:size] = _HIGH[start : start + count]
-            octets[3:end:size] = _LOW[start : start + count]
+            octets[2:end:size], octets[3:end:size] = octets_on_wire(first, count, rollover)
 
     def windows(self, windowsize: int) -> list[memoryview]:
         """The packets by windows."""
@@ -78,9 +72,6 @@ class Batch:
 
 
 _NUMBER = Struct("!H")
-# The two octets of each block number, in order, and once more behind the wrap to 0.
-_LOW = bytes(range(256)) * 512
-_HIGH = b"".join(bytes([high]) * 256 for high in range(256)) * 2
 
 
 class Postman(Protocol):
