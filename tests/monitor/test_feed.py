@@ -5,7 +5,7 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -53,7 +53,8 @@ class Impostor:
     def _run(self, speeches: tuple[bytes, ...]) -> None:
         for speech in speeches:
             sock, _ = self._listener.accept()
-            with sock:
+            # A reader may have had enough before the end.
+            with sock, suppress(ConnectionError):
                 sock.sendall(speech)
                 sock.shutdown(socket.SHUT_WR)
                 while sock.recv(4096):
@@ -152,14 +153,112 @@ def test_where_it_makes_no_sense_a_feed_does_not_try_again(speech: bytes, reason
     assert (last["event"], last["reason"], last["retry"]) == ("disconnected", reason, None)
 
 
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ({"event": "lost", "time": 1, "progress": 1}, '"lost": others is missing'),
+        ({"event": "lost", "time": 1, "progress": -1, "others": 0}, '"lost": progress is no count'),
+        ({"event": "bye", "message": None}, '"bye": message is no text'),
+        ({"event": "some-day", "number": 10**30}, "an event: a number in it is too large"),
+        ({"event": "some-day", "x": "y" * (1 << 20)}, "a line that is too long"),
+    ],
+)
+def test_a_server_that_breaks_the_protocol_is_left_and_tried_again_late(
+    line: Message, fault: str
+) -> None:
+    impostor = Impostor(GREETING + json.dumps(line).encode() + b"\n", GREETING)
+    feed = Feed(impostor.place)
+    messages = iter(feed)
+    assert until(messages, "greeting")
+    lost = next(messages)
+    assert lost["event"] == "disconnected"
+    assert lost["reason"] == f"the server breaks protocol 1 ({fault})"
+    assert lost["retry"] == 0.08
+    assert next(messages)["event"] == "greeting"
+    feed.close()
+    assert list(messages) == []
+    impostor.close()
+
+
+def test_what_a_feed_says_by_itself_nobody_else_can_say() -> None:
+    impostor = Impostor(GREETING + b'{"event": "disconnected"}\n')
+    messages = list(Feed(impostor.place, reconnect=False))
+    impostor.close()
+    assert [message["event"] for message in messages] == ["greeting", "disconnected"]
+    assert messages[-1]["reason"] == "the server has closed the connection"
+
+
+def test_a_line_with_more_in_it_than_memory_is_to_hold_is_not_taken_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed_module, "_MOST_VALUES", 1000)
+    impostor = Impostor(GREETING + b'{"event": "snapshot", "x": [' + b"{}," * 1000 + b"1]}\n")
+    *_, last = Feed(impostor.place, reconnect=False)
+    impostor.close()
+    assert last["reason"] == "the server breaks protocol 1 (a line with too much in it)"
+
+
+def test_a_line_without_end_is_read_only_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "_LONGEST", 100_000)
+    impostor = Impostor(GREETING + b"x" * 200_000)
+    *_, last = Feed(impostor.place)
+    impostor.close()
+    assert last["reason"] == "this is no tftp monitor: its line has no end"
+    assert last["retry"] is None
+
+
+def test_a_server_that_does_not_greet_is_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feed_module, "_GREET", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        feed = Feed(Place("127.0.0.1", mute.getsockname()[1]))
+        messages = iter(feed)
+        lost = next(messages)
+        feed.close()
+        assert list(messages) == []
+    assert lost["reason"] == "the server does not answer"
+    assert lost["retry"] == 0.01
+
+
+def test_a_server_that_has_greeted_may_be_silent_for_longer(
+    one: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "_GREET", 0.05)
+    feed = Feed(one.place, kinds=["ended"])
+    messages = iter(feed)
+    until(messages, "reply")
+    later = threading.Timer(0.15, one.board, [Happening(1).ended()])
+    later.start()
+    kinds = (message["event"] for message in messages)
+    assert next(kind for kind in kinds if kind in ("ended", "disconnected")) == "ended"
+    later.join()
+    feed.close()
+
+
+def test_orders_that_nobody_answers_do_not_pile_up() -> None:
+    impostor = Impostor(GREETING)
+    feed = Feed(impostor.place)
+    messages = iter(feed)
+    next(messages)
+    answers = [feed.send("snapshot") for _ in range(1000)]
+    refused = [answer for answer in answers if answer.done()]
+    assert len(refused) == 1000 - 64
+    with pytest.raises(ConnectionError, match="answers no orders"):
+        refused[0].result(0)
+    feed.close()
+    assert list(messages) == []
+    impostor.close()
+
+
 def test_lines_may_come_in_any_pieces() -> None:
-    text = json.dumps({"event": "ended", "file": "x" * 200_000}).encode() + b"\n"
+    text = json.dumps({"event": "some-day", "file": "x" * 200_000}).encode() + b"\n"
     impostor = Impostor(GREETING + 3 * text + b'{"event": "half')
     messages = list(Feed(impostor.place, reconnect=False))
     impostor.close()
     assert [message["event"] for message in messages] == [
         "greeting",
-        *3 * ["ended"],
+        *3 * ["some-day"],
         "disconnected",
     ]
 
@@ -323,6 +422,17 @@ def test_a_full_queue_makes_the_server_wait_not_the_memory_grow(one: Watched) ->
             one.board(Happening(number).ended())
         assert eventually(feeds.queue.full)
     assert eventually(lambda: descriptors() <= before)
+
+
+def test_long_lines_fill_the_queue_before_many_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "_MOST_WAITING", 1_000_000)
+    line = json.dumps({"event": "some-day", "x": "y" * 100_000}).encode() + b"\n"
+    impostor = Impostor(GREETING + line * 50)
+    with Feeds([impostor.place], reconnect=False) as feeds:
+        assert eventually(feeds.queue.full)
+        events = [message["event"] for message in feeds]
+    impostor.close()
+    assert events == ["greeting", *50 * ["some-day"], "disconnected"]
 
 
 def test_no_server_is_no_feed() -> None:

@@ -3,12 +3,14 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.monitor.happening import Happening
 from tftp.errors import Refused
 from tftp.events import Event, Outcome, as_json
+from tftp.monitor import mirror as mirror_module
 from tftp.monitor.board import Board
 from tftp.monitor.mirror import Mirror
 
@@ -118,8 +120,9 @@ def test_state_totals_and_losses_are_taken_over() -> None:
     mirror = Mirror("here")
     mirror.apply({"event": "state", "time": 1.0, "state": "draining", "limits": LIMITS})
     assert (mirror.state, mirror.limits) == ("draining", LIMITS)
-    mirror.apply({"event": "totals", "time": 2.0, "state": "serving", "totals": {"read": 1}})
-    assert (mirror.state, mirror.totals) == ("serving", {"read": 1})
+    totals = {"read": 1, "write": 2, "new": "in the future"}
+    mirror.apply({"event": "totals", "time": 2.0, "state": "serving", "totals": totals})
+    assert (mirror.state, mirror.totals) == ("serving", {"read": 1, "write": 2})
     mirror.apply({"event": "lost", "time": 3.0, "progress": 3, "others": 4})
     assert mirror.lost == 7
     mirror.apply(snapshot(Board()))
@@ -133,11 +136,40 @@ def test_progress_of_what_is_not_known_is_passed_over() -> None:
     assert mirror.transfers == {}
 
 
-def test_kinds_that_are_not_known_change_nothing_but_the_clock() -> None:
+def test_kinds_that_are_not_known_change_nothing() -> None:
     mirror = Mirror("here")
-    mirror.apply({"event": "new-in-the-future", "time": 9.0})
-    assert mirror.time == 9.0
+    mirror.apply({"event": "new-in-the-future", "time": "at noon"})
+    assert mirror.time == 0.0
     assert mirror.transfers == {}
+
+
+def test_the_loss_of_the_connection_does_not_set_the_server_s_clock() -> None:
+    mirror = Mirror("here")
+    mirror.apply({"event": "greeting", "access": "act", "time": 5.0})
+    mirror.apply({"event": "disconnected", "time": 70.0, "reason": "gone", "retry": 1.0})
+    assert mirror.time == 5.0
+
+
+def test_what_is_remembered_is_bounded_whatever_a_server_tells(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mirror_module, "_TRANSFERS", 100)
+    mirror = Mirror("here")
+    options = {f"option{number}": "v" * 10_000 for number in range(100)}
+    for number in range(1000):
+        life = Happening(number, name=b"n" * 10_000)
+        for event in (life.received(), life.started(), life.progress(1, at=0.1)):
+            mirror.apply(
+                {**as_json(event), "asked": options, "granted": options, "more": "m" * 999}
+            )
+    assert list(mirror.transfers) == list(range(900, 1000))
+    for number in range(1000):
+        ended = as_json(Happening(number).ended(Outcome.TIMED_OUT, Refused("no " * 10_000)))
+        mirror.apply({**ended, "granted": options, "more": "m" * 10_000})
+    assert len(mirror.failures) == len(mirror.endings) == 200
+    for row in (*mirror.failures, *mirror.endings, *mirror.transfers.values()):
+        assert len(json.dumps(row)) < 100_000
+        assert "more" not in row
 
 
 def _request(number: int) -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = ["command"]
 # What a person wants to see, if not told otherwise: not how each transfer gets on.
 _DEFAULT_KINDS = ("received", "refused", "started", "ended", "state")
 _VERBS = {"read": "get", "write": "put"}
+_LIMITS = ("max_transfers", "max_blksize", "max_windowsize")
 
 
 @click.command(
@@ -184,7 +185,7 @@ def _line_for_people(many: bool) -> Callable[[Message], str]:
 def _as_text(message: Message) -> str:
     match message["event"]:
         case "state":
-            limits = ", ".join(f"{name} {value}" for name, value in message["limits"].items())
+            limits = ", ".join(f"{name} {message['limits'][name]}" for name in _LIMITS)
             return f"{message['state']}, {limits}"
         case "totals":
             return _totals(message)
@@ -229,7 +230,7 @@ def _numbers(ended: Message) -> str:
 
 
 def _totals(message: Message) -> str:
-    sides = message["totals"].values()
+    sides = [message["totals"][side] for side in ("read", "write")]
     requests = sum(side["requests"] for side in sides)
     refused = sum(side["refused"] for side in sides)
     payload = sum(side["counters"]["payload"] for side in sides)

@@ -1,7 +1,8 @@
 """The reading side of the monitoring channel: messages of one server, or of many, as they come.
 
 A feed connects, again and again if it must, and gives each line as a dict; the format is that of
-`docs/reference/monitor.md`. It keeps nothing of what it has read: see `mirror` for that.
+`docs/reference/monitor.md`. What a server says is held against that format first (see `shape`), so
+whoever reads from here can rely on it. It keeps nothing of what it has read: see `mirror` for that.
 
 One server, in a loop of one's own::
 
@@ -22,6 +23,7 @@ import queue
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -30,6 +32,7 @@ from typing import Any
 
 from tftp.errors import TFTPError
 from tftp.monitor.place import Place
+from tftp.monitor.shape import ShapeError, check
 
 __all__ = ["PROTOCOL", "Feed", "Feeds", "Message", "OrderError"]
 
@@ -42,11 +45,21 @@ Message = dict[str, Any]
 # Seconds before a lost connection is made again: doubled each time, up to the second number, and
 # forgotten when one was made.
 _BACKOFF, _MAX_BACKOFF = 0.25, 10.0
-# Seconds that a server may take to accept a connection, or to take an order.
-_CONNECT = 5.0
+# Seconds that a server may take to accept a connection, and to say something then.
+_CONNECT, _GREET = 5.0, 10.0
 _RECEIVE = 1 << 16
-# The longest line that is taken: a snapshot of a hundred thousand transfers.
-_LONGEST = 1 << 27
+# The longest line that is taken, and what has no bound but this: all that runs, a hundred thousand
+# transfers. Each value in it takes more memory than its text, so values are counted first.
+_LONGEST, _UNBOUNDED = 1 << 27, ("snapshot", "reply")
+_MOST_VALUES = 1 << 22
+# Any other line.
+_LONG = 1 << 20
+# Versions of the format that there may ever be.
+_PROTOCOLS = 1000
+# Orders that wait for an answer. A server that takes none must not hold up whoever gives them.
+_MOST_ASKED = 64
+# Octets of lines that wait in a queue, beside their number.
+_MOST_WAITING = 1 << 26
 
 
 class OrderError(Exception):
@@ -59,7 +72,11 @@ class Feed:
     Beside the server's messages it gives one of its own when the connection is lost, or can not be
     made: `{"event": "disconnected", "server": ..., "time": ..., "reason": ..., "retry": seconds}`.
     Where `retry` is None it is the last: without `reconnect`, or when it makes no sense to try
-    again (the server wants another token, or speaks another protocol).
+    again (the server wants another token, or speaks another protocol). A server that breaks the
+    protocol is left, and tried again after the longest pause: it may be replaced by a better one.
+
+    Attributes:
+        octets: how long the line of the last message was.
     """
 
     def __init__(
@@ -94,6 +111,7 @@ class Feed:
         self._socket: socket.socket | None = None
         self._asked: dict[int, Future[Message]] = {}
         self._closed = threading.Event()
+        self.octets = 0
 
     @property
     def server(self) -> str:
@@ -111,8 +129,13 @@ class Feed:
                         backoff = _BACKOFF
                     yield message
                 reason = "the server has closed the connection"
+            except ShapeError as fault:
+                reason = f"the server breaks protocol {PROTOCOL} ({fault})"
+                backoff = _MAX_BACKOFF
             except _Parted as parting:
                 reason, final = str(parting), parting.final
+            except TimeoutError:
+                reason = "the server does not answer"
             except OSError as error:
                 reason = error.strerror or str(error)
             finally:
@@ -138,6 +161,9 @@ class Feed:
         with self._lock:
             if self._socket is None:
                 answer.set_exception(ConnectionError(f"{self.server} is not connected"))
+                return answer
+            if len(self._asked) >= _MOST_ASKED:
+                answer.set_exception(ConnectionError(f"{self.server} answers no orders"))
                 return answer
             self._asked[number] = answer
             try:
@@ -168,19 +194,25 @@ class Feed:
             wishes = {"kinds": self._kinds, "rate": self._rate}
             self.send("subscribe", **{name: it for name, it in wishes.items() if it is not None})
         greeted = False
+        sock.settimeout(_GREET)
         for line in _lines(sock):
             message = _parsed(line)
             if not greeted and message["event"] != "bye":
-                self._check(message)
+                self._check_greeting(message)
                 greeted = True
+                sock.settimeout(None)
+            if message["event"] == _LOST:
+                continue  # The word is ours: from a server it means nothing that is known.
+            check(message)
+            self.octets = len(line)
             message["server"] = self.server
             self._settle(message)
             yield message
             if message["event"] == "bye":
-                raise _Parted(message.get("message", ""), final=message.get("final", False))
+                raise _Parted(message["message"], final=message.get("final", False))
 
-    def _check(self, greeting: Message) -> None:
-        if greeting["event"] != "greeting" or not isinstance(greeting.get("protocol"), int):
+    def _check_greeting(self, greeting: Message) -> None:
+        if greeting["event"] != "greeting" or greeting.get("protocol") not in range(_PROTOCOLS):
             raise _Parted("this is no tftp monitor", final=True)
         if greeting["protocol"] != PROTOCOL:
             raise _Parted(
@@ -192,14 +224,14 @@ class Feed:
     def _settle(self, message: Message) -> None:
         """Give an answer to whoever has asked."""
         number = message.get("id")
-        if not isinstance(number, int):
+        if not isinstance(number, int) or message["event"] not in _ANSWERS:
             return
         with self._lock:
             answer = self._asked.pop(number, None)
         if answer is None or not answer.set_running_or_notify_cancel():
             return
         if message["event"] == "error":
-            answer.set_exception(OrderError(message.get("message", "")))
+            answer.set_exception(OrderError(message["message"]))
         else:
             answer.set_result(message)
 
@@ -239,7 +271,8 @@ class Feeds:
         if not places:
             raise ValueError("no server to read from")
         #: The messages of all servers; whoever does not iterate takes them from here.
-        self.queue: queue.Queue[Message] = queue.Queue(max(size, len(places)))
+        self.queue: queue.Queue[Message]
+        self.queue = self._backlog = _Backlog(max(size, len(places)))
         self._feeds = {
             feed.server: feed
             for feed in (
@@ -297,7 +330,7 @@ class Feeds:
                 thread.join(0.01)
         self._make_room()
         for server in self._feeds:
-            self.queue.put(_disconnected(server, "closed", None))
+            self._backlog.add(_disconnected(server, "closed", None), 0)
 
     def _make_room(self) -> None:
         with suppress(queue.Empty):
@@ -306,12 +339,41 @@ class Feeds:
 
     def _read(self, feed: Feed) -> None:
         for message in feed:
-            self.queue.put(message)
+            self._backlog.add(message, feed.octets)
+
+
+class _Backlog(queue.Queue[Any]):
+    """A queue of messages that is full when there are too many in it, or too many octets."""
+
+    def add(self, message: Message, octets: int) -> None:
+        """Put a message in that was so long; wait until it is not full."""
+        self.put((message, octets))
+
+    def _init(self, maxsize: int) -> None:
+        self._messages: deque[tuple[Message, int]] = deque()
+        self._octets = 0
+
+    def _qsize(self) -> int:
+        count = len(self._messages)
+        return max(count, self.maxsize) if self._octets >= _MOST_WAITING else count
+
+    def _put(self, item: tuple[Message, int]) -> None:
+        self._messages.append(item)
+        self._octets += item[1]
+
+    def _get(self) -> Message:
+        message, octets = self._messages.popleft()
+        self._octets -= octets
+        return message
+
+
+# The event that a feed makes by itself, and those that an order can be answered with.
+_LOST, _ANSWERS = "disconnected", frozenset({"reply", "error", "snapshot"})
 
 
 def _disconnected(server: str, reason: str, retry: float | None) -> Message:
     return {
-        "event": "disconnected",
+        "event": _LOST,
         "server": server,
         "time": time.time(),
         "reason": reason,
@@ -340,10 +402,15 @@ def _lines(sock: socket.socket) -> Iterator[bytearray]:
 
 
 def _parsed(line: bytearray) -> Message:
+    """The message in a line; it has an `event`, and a bounded size."""
+    if line.count(b",") + line.count(b"[") + line.count(b"{") > _MOST_VALUES:
+        raise ShapeError("a line with too much in it")
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("event"), str):
         raise _Parted("this is no tftp monitor", final=True)
+    if len(line) > _LONG and message["event"] not in _UNBOUNDED:
+        raise ShapeError("a line that is too long")
     return message
