@@ -281,7 +281,7 @@ def acknowledged_one(stage: Stage, session: Session, block: int, now: float) -> 
     stage.hand_over(session, now)
 
 
-def test_datagrams_that_came_joined_are_taken_one_by_one(stage: Stage) -> None:
+def test_datagrams_that_came_joined_are_stored_and_acknowledged_together(stage: Stage) -> None:
     terms = Terms(blksize=8, windowsize=4)
     session = stage.receiving(terms, {"blksize": "8", "windowsize": "4"})
     session.start(0.0)

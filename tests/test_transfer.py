@@ -44,6 +44,7 @@ from tests.wire import (
     untouched,
     writing,
 )
+from tftp.blocks import on_wire
 from tftp.errors import (
     Aborted,
     DecodeError,
@@ -1422,6 +1423,131 @@ def test_block_1_is_old_where_it_was_agreed_or_possible_that_it_is(windowsize: i
     receiver.receive(Data(0, bytes(8)).encode(), 1.0)
     assert receiver.counters.blocks == 65_536
     assert receiver.terms.rollover != 1
+
+
+# What the kernel hands over joined
+
+
+@dataclass
+class Joined:
+    """Datagrams of one size that came in one piece, the last of them perhaps shorter.
+
+    Attributes:
+        late: seconds since what came before.
+        ahead: which block the first is, counted from the one that is awaited.
+        steps: how far it is from each to the next.
+        size: octets of payload.
+        last: octets of payload in the last.
+        damage: an octet of the headers that is another, and by which bits.
+        stored: whether what has come is stored, and acknowledged, afterwards.
+    """
+
+    late: float
+    ahead: int
+    steps: list[int]
+    size: int
+    last: int
+    damage: tuple[int, int]
+    stored: bool
+
+    def datagrams(self, awaited: int, rollover: int) -> list[bytes]:
+        """All of them, for a receiver that awaits this block."""
+        block, made = max(1, awaited + self.ahead), []
+        for step in [0, *self.steps]:
+            block += step
+            payload = block.to_bytes(4, "big") * 3
+            made.append(Data(on_wire(block, rollover), payload[: self.size]).encode())
+        made[-1] = made[-1][: 4 + self.last]
+        octet, bits = self.damage
+        damaged = bytearray(made[octet // 4 % len(made)])
+        damaged[octet % 4] ^= bits
+        made[octet // 4 % len(made)] = bytes(damaged)
+        return made
+
+
+def mostly(usual: int, *others: int) -> st.SearchStrategy[int]:
+    """Nine times out of ten the usual; what makes a run odd has to be rare, or there is none."""
+    return st.integers(0, 9).flatmap(lambda die: st.sampled_from(others if die == 9 else [usual]))
+
+
+joined = st.builds(
+    Joined,
+    late=st.sampled_from([0.0, 0.001, 0.02, 1.0]),
+    ahead=mostly(0, -20, -1, 1, 2),
+    steps=st.lists(mostly(1, 0, 2, -1, 65_535), min_size=1, max_size=20),
+    size=mostly(8, 4, 12),
+    last=st.sampled_from([8, 8, 8, 4, 0]),
+    damage=st.tuples(st.integers(0, 80), mostly(0, 1, 4, 128)),
+    stored=st.booleans(),
+)
+
+
+def everything(receiver: Receiver) -> dict[str, object]:
+    """All that a receiver knows, down to the octets that it holds."""
+    timer, counters = receiver.timer, asdict(receiver.counters)
+    slots = [slot for kind in (Transfer, Receiver) for slot in kind.__slots__ if slot != "timer"]
+    known = {slot: getattr(receiver, slot) for slot in slots}
+    error = receiver.error
+    return known | {
+        "timer": {slot: getattr(timer, slot) for slot in timer.__slots__},
+        "counters": counters,
+        "_payloads": [bytes(payload) for payload in known["_payloads"]],
+        "error": (type(error), str(error)),
+    }
+
+
+@given(
+    runs=st.lists(joined, max_size=12),
+    windowsize=st.sampled_from([1, 4, 16, 64]),
+    rollover=st.sampled_from([None, 0, 1]),
+    behind=st.sampled_from([None, 0, 65_500, 65_535, 131_050]),
+)
+def test_what_comes_joined_does_all_that_it_would_do_one_by_one(
+    runs: list[Joined], windowsize: int, rollover: int | None, behind: int | None
+) -> None:
+    terms = Terms(blksize=8, windowsize=windowsize, rollover=rollover)
+    receiver = Receiver.answer(terms, {"blksize": "8"}, 0.0, PATIENCE)
+    if behind is not None:
+        receiver.state = State.FLOWING
+        receiver._received = receiver._window_start = behind
+    now, others = 0.0, deepcopy(receiver)
+    for run in runs:
+        now += run.late
+        datagrams = run.datagrams(receiver._received + 1, rollover or 0)
+        receiver.receive_joined(memoryview(b"".join(datagrams)), 4 + run.size, now)
+        for datagram in datagrams:
+            others.receive(datagram, now)
+        assert everything(receiver) == everything(others)
+        for machine in (receiver, others) if run.stored else ():
+            machine.payloads()
+            machine.stored(now)
+            machine.replies()
+
+
+def test_any_damage_to_a_header_counts_in_a_run_too() -> None:
+    for octet, bit in product(range(4 * 16), range(8)):
+        receiver = asking(16, blksize=8)
+        run = Joined(0.0, 0, [1] * 15, 8, 8, (octet, 1 << bit), stored=False)
+        datagrams, others = run.datagrams(1, 0), deepcopy(receiver)
+        receiver.receive_joined(memoryview(b"".join(datagrams)), 12, 0.1)
+        for datagram in datagrams:
+            others.receive(datagram, 0.1)
+        assert everything(receiver) == everything(others)
+
+
+def test_a_run_of_the_blocks_awaited_is_not_looked_at_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    receiver = asking(64, blksize=8)
+    looked_at: list[bytes] = []
+    monkeypatch.setattr(
+        Receiver, "_take", lambda machine, opcode, number, datagram, now: looked_at.append(datagram)
+    )
+    run = b"".join(Data(block, b"12345678").encode() for block in range(1, 64))
+    receiver.receive_joined(memoryview(run + Data(64, b"end").encode()), 12, 0.1)
+    assert looked_at == [Data(64, b"end").encode()]
+    assert receiver.counters.datagrams_received == 2 + 63
+    assert b"".join(receiver.payloads()) == b"12345678" * 63
 
 
 # Two machines, and all that befalls what they send

@@ -522,6 +522,8 @@ class SendingSession(Session):
         """Read the next full windows while the peer still has the present one."""
         self._awaited = None
         machine = self.machine
+        if self._ahead is None and machine.counters.blocks < _LOOK_AHEAD_FROM:
+            return
         block = machine.awaited()
         if block is None:
             return
@@ -625,6 +627,8 @@ class SendingSession(Session):
                 return  # The network refused them for good.
             machine.sent(sent, now, last if sent == count else None)
             self.blocked = sent < count
+            if sent == len(blocks):
+                return
 
     def _send_blocks(self, packets: memoryview, size: int, count: int) -> int:
         """How many of `count` packets are on their way, or soon will be."""
@@ -677,6 +681,17 @@ class ReceivingSession(Session):
         self._sink = sink
         self._exact = exact
         self._committed = False
+
+    def deliver(self, octets: memoryview, size: int, now: float) -> None:
+        """Act on datagrams of `size` octets from the peer, one behind the other."""
+        self._hear(octets, size, now)
+        self._advance(now)
+
+    def _hear(self, octets: memoryview, size: int, now: float) -> None:
+        if len(octets) <= size:
+            self.machine.receive(octets, now)
+        else:
+            self.machine.receive_joined(octets, size, now)
 
     def _work(self, now: float) -> None:
         """Store what has come; only then may the machine acknowledge it."""
