@@ -215,19 +215,36 @@ def test_what_a_client_sends_to_be_large_is_cut(board: Board) -> None:
     assert len(json.dumps(found)) < 40_000
 
 
-def test_transfers_that_never_end_are_forgotten_beyond_a_number() -> None:
+def test_of_too_many_transfers_the_oldest_are_counted_but_not_told_of() -> None:
     board = Board(transfers=10)
     transfers = [Happening(number) for number in range(25)]
     for one in transfers:
         board(one.received())
         board(one.started())
+        board(one.progress(5, at=0.5))
     found = snapshot(board)
     assert [row["transfer"] for row in found["transfers"]] == list(range(15, 25))
-    for one in transfers:
+    side = found["totals"]["read"]
+    assert found["running"] == board.running == side["running"] == side["requests"] == 25
+    assert side["counters"]["payload"] == 25 * 5
+    board(transfers[0].progress(6, at=0.75))  # What is told of those counts when they end.
+    board(transfers[1].received())
+    board(transfers[1].refused())
+    for one in (transfers[0], *transfers[2:]):
         board(one.ended(payload=7))
-    side = snapshot(board)["totals"]["read"]
-    assert side["requests"] == side["outcomes"]["done"] == 25
-    assert side["counters"]["payload"] == 175
+    found = snapshot(board)
+    side = found["totals"]["read"]
+    assert found["running"] == side["running"] == 0
+    assert (side["requests"], side["refused"], side["outcomes"]["done"]) == (25, 1, 24)
+    assert side["counters"]["payload"] == 24 * 7
+
+
+def test_transfers_of_which_nobody_says_that_they_end_do_not_fill_the_memory() -> None:
+    board = Board(transfers=10)
+    for number in range(1000):
+        board(Happening(number).received())
+    assert board.running == 10 + 100
+    assert snapshot(board)["totals"]["read"]["running"] == 110
 
 
 _SIDES = st.sampled_from(Operation)

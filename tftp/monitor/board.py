@@ -46,9 +46,10 @@ Follower = Callable[[int, Event], None]
 _RECENT = 200
 # How many rows the tallies have.
 _CLIENTS, _FILES, _ERRORS = 256, 256, 64
-# Running transfers beyond so many are forgotten, oldest first, until they end. A server has its own
-# limit, and it is lower.
-_TRANSFERS = 50_000
+# Running transfers beyond so many are not told of, oldest first, but counted still. A server has
+# its own limit, and it is lower unless somebody has raised it. Beyond so many times as many they
+# are no longer counted as running, either: they have ended, and nobody has said so.
+_TRANSFERS, _COUNTED = 50_000, 10
 # What is kept of names, option words and messages: a client may send kilobytes of each.
 _NAME, _FILE, _WORD, _MESSAGE = 512, 255, 64, 200
 _OPTIONS = 16
@@ -72,12 +73,14 @@ class Board:
     """An observer that knows what goes on. Any thread may ask it, and any may tell it."""
 
     def __init__(self, *, transfers: int = _TRANSFERS) -> None:
-        """Begin with nothing; at most so many running transfers are remembered."""
+        """Begin with nothing; at most so many running transfers are told of."""
         self._most = transfers
         self._lock = threading.Lock()
         self._followers: tuple[Follower, ...] = ()
         self._sequence = 0
         self._transfers: OrderedDict[int, _Transfer] = OrderedDict()
+        # Those that are only counted: their side, and their packed counters when last told of.
+        self._counted: OrderedDict[int, tuple[_Side, int]] = OrderedDict()
         self._read, self._write = _Side(), _Side()
         self._endings: deque[TransferEnded] = deque(maxlen=_RECENT)
         self._failures: deque[Event] = deque(maxlen=_RECENT)
@@ -108,7 +111,7 @@ class Board:
     @property
     def running(self) -> int:
         """How many transfers run."""
-        return len(self._transfers)
+        return len(self._transfers) + len(self._counted)
 
     def snapshot(self) -> dict[str, Any]:
         """All of it, as values that `json.dumps` takes (`docs/reference/monitor.md`, snapshot).
@@ -118,7 +121,7 @@ class Board:
         with self._lock:
             sequence = self._sequence
             sides = (self._read.copy(), self._write.copy())
-            transfers = list(self._transfers.values())
+            transfers, running = list(self._transfers.values()), self.running
             endings, failures = list(self._endings), list(self._failures)
             clients = _Copy(self._clients, _ACCOUNT)
             files = _Copy(self._files, _ACCOUNT)
@@ -127,7 +130,7 @@ class Board:
         return {
             "sequence": sequence,
             "time": now,
-            "running": len(transfers),
+            "running": running,
             "totals": _totals(sides, transfers),
             "transfers": [transfer.as_json(now) for transfer in transfers],
             "endings": [as_json(_cut(event)) for event in endings],
@@ -149,11 +152,11 @@ class Board:
         with self._lock:
             sequence = self._sequence
             sides = (self._read.copy(), self._write.copy())
-            transfers = list(self._transfers.values())
+            transfers, running = list(self._transfers.values()), self.running
         return {
             "sequence": sequence,
             "time": time.time(),
-            "running": len(transfers),
+            "running": running,
             "totals": _totals(sides, transfers),
         }
 
@@ -161,17 +164,17 @@ class Board:
 
     def _received(self, event: RequestReceived) -> None:
         number = event.transfer
-        if number in self._transfers:
+        if number in self._transfers or number in self._counted:
             return  # A second process took over before the first had begun.
         self._side(event.request).requests += 1
         if len(self._transfers) >= self._most:
-            self._transfers.popitem(last=False)
+            self._tell_no_more()
         self._transfers[number] = _Transfer(event)
 
     def _refused(self, event: RequestRefused) -> None:
         request = event.request
         side = self._side(request)
-        if self._transfers.pop(event.transfer, None) is None:
+        if not self._leave(event.transfer):
             side.requests += 1  # It got no further than the door.
         side.refused += 1
         self._fault("refused", event.error, event.time)
@@ -190,7 +193,7 @@ class Board:
             transfer.heard = (event, transfer.heard[0])
 
     def _ended(self, event: TransferEnded) -> None:
-        self._transfers.pop(event.transfer, None)
+        self._leave(event.transfer)
         request, outcome = event.request, event.outcome.value
         counters = _packed(event.counters)
         succeeded = outcome in _SUCCEEDED
@@ -202,6 +205,29 @@ class Board:
             self._fault(outcome, event.error, event.time)
         for account in self._accounts(request, event.time):
             account.ended(succeeded, counters)
+
+    def _tell_no_more(self) -> None:
+        """Only count the oldest transfer from now on."""
+        number, transfer = self._transfers.popitem(last=False)
+        progress, _ = transfer.heard
+        counters = 0 if progress is None else _packed(progress.counters)
+        side = self._side(transfer.received.request)
+        side.add(1, counters)
+        self._counted[number] = (side, counters)
+        if len(self._counted) > _COUNTED * self._most:
+            _, (side, _) = self._counted.popitem(last=False)
+            side.add(-1, 0)
+
+    def _leave(self, number: int) -> bool:
+        """A transfer does not run any more; gives whether it did."""
+        if self._transfers.pop(number, None) is not None:
+            return True
+        counted = self._counted.pop(number, None)
+        if counted is None:
+            return False
+        side, counters = counted
+        side.add(-1, -counters)
+        return True
 
     def _side(self, request: Request) -> "_Side":
         return self._read if request.operation is Operation.READ else self._write
@@ -283,18 +309,38 @@ class _Histogram:
 
 
 class _Side:
-    """The totals of reads, or of writes. `settled` are the packed counters of what has ended."""
+    """The totals of reads, or of writes.
 
-    __slots__ = ("duration", "outcomes", "rate", "refused", "requests", "round_trip", "settled")
+    Attributes:
+        running: how many transfers run that are counted, but not told of.
+        settled: the packed counters of these, and of what has ended.
+    """
+
+    __slots__ = (
+        "duration",
+        "outcomes",
+        "rate",
+        "refused",
+        "requests",
+        "round_trip",
+        "running",
+        "settled",
+    )
 
     def __init__(self) -> None:
         self.requests = 0
+        self.running = 0
         self.refused = 0
         self.outcomes = {outcome.value: 0 for outcome in Outcome}
         self.settled = 0
         self.duration = _Histogram(_DURATIONS)
         self.rate = _Histogram(_RATES)
         self.round_trip = _Histogram(_ROUND_TRIPS)
+
+    def add(self, running: int, counters: int) -> None:
+        """So many more run that are not told of, with these packed counters."""
+        self.running += running
+        self.settled += counters
 
     def ended(self, event: TransferEnded, outcome: str, counters: int) -> None:
         self.outcomes[outcome] += 1
@@ -311,7 +357,7 @@ class _Side:
     def copy(self) -> dict[str, Any]:
         return {
             "requests": self.requests,
-            "running": 0,
+            "running": self.running,
             "refused": self.refused,
             "outcomes": dict(self.outcomes),
             "counters": self.settled,
