@@ -129,7 +129,10 @@ class Counters:
 
     def copy(self) -> "Counters":
         """The counters as they stand now."""
-        return Counters(*(getattr(self, counter.name) for counter in fields(self)))
+        return Counters(*_COUNTED(self))
+
+
+_COUNTED = attrgetter(*(counter.name for counter in fields(Counters)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,7 +116,7 @@ def answer(
         limits: the most that is granted.
         size: what `tsize` is answered with, in octets; None leaves `tsize` out.
     """
-    terms = Terms()
+    terms = _PLAIN
     granted: dict[str, str] = {}
     settled: set[str] = set()
     for known, name, text in _once(requested):
@@ -202,6 +202,10 @@ def _number(text: str) -> int | None:
 def _require(name: str, value: float | None, low: float, high: float) -> None:
     if value is not None and not low <= value <= high:
         raise ValueError(f"{name} is {low} to {high}, not {value}")
+
+
+# Made once, as many requests ask for nothing.
+_PLAIN = Terms()
 
 
 # Each grant takes the terms so far, the number asked, the limits and the file's size, and gives the

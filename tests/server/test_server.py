@@ -323,21 +323,7 @@ def test_a_function_makes_a_file_for_whoever_asks(serve: Serve) -> None:
         assert peer.read("hello") == f"hello {peer.address[1]}".encode()
 
 
-@pytest.mark.parametrize(
-    "arrangement",
-    [
-        pytest.param(
-            one,
-            marks=pytest.mark.xfail(
-                raises=TypeError,
-                reason="the lock of Files can not be pickled: it needs a __reduce__ of its own",
-            ),
-        )
-        if one in (Arrangement.PROCESSES, Arrangement.SUPERVISOR)
-        else one
-        for one in Arrangement
-    ],
-)
+@everywhere
 def test_files_in_memory_are_served(serve: Serve) -> None:
     with open_peer(serve(Memory({"file": CONTENT}))) as peer:
         assert peer.read("file", tsize=0) == CONTENT
@@ -386,22 +372,16 @@ def test_nine_copies_of_a_request_start_one_transfer(
 ) -> None:
     gate = Gate()
     storage = Scripted(b"content", open_read=gate, open_write=gate)
-    server = serve(storage, queue_size=8)
+    server = serve(storage)
     with open_peer(server) as peer, open_peer(server) as other:
         ask = getattr(peer, operation)
         ask("file", blksize=1024)
         gate.wait()
         for _ in range(8):  # The storage is slow, and the client asks again and again.
             ask("file", blksize=1024)
-        other.rrq("file")  # Who finds no room any more: all copies are there.
+        other.rrq("file")
         gate.open()
-        assert error_code(other.receive()) == 0
-
-        def has_room() -> bool:
-            other.rrq("file")
-            return isinstance(other.receive(), Data)
-
-        assert eventually(has_room)  # All copies have been looked at.
+        assert isinstance(other.receive(), Data)  # All copies have been looked at.
         assert peer.receive() == OptionAck({"blksize": "1024"})
         if operation == "rrq":
             peer.send(Ack(0))

@@ -134,15 +134,7 @@ def test_a_full_queue_says_busy_once_and_the_others_are_served(
 
 @pytest.mark.parametrize(
     "count",
-    [
-        1,
-        pytest.param(
-            2,
-            marks=pytest.mark.xfail(
-                reason="each thread counts its own transfers: the engine should count all of them"
-            ),
-        ),
-    ],
+    [1, 2],
 )
 def test_the_most_transfers_at_once_are_those_of_all_threads_together(
     serve: Serve, root: Path, count: int

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from tftp.cli.display import count, granted_options, numbers, write_line
 from tftp.errors import ErrorCode, TFTPError
@@ -31,6 +31,8 @@ __all__ = ["Journal", "as_text", "is_failure", "is_result"]
 
 #: Events that wait to be written. A boot storm brings some thousand a second.
 _QUEUE_SIZE = 10_000
+#: Seconds in which lines gather before they are written together.
+_GATHER = 0.05
 #: Seconds that the last lines have to leave, once the server has stopped.
 _GRACE = 1.0
 
@@ -55,6 +57,7 @@ class Journal:
         self._has_reader = True
         self._lock = threading.Lock()
         self._dropped = 0
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
     def __call__(self, event: Event) -> None:
@@ -77,6 +80,7 @@ class Journal:
 
     def close(self) -> None:
         """Write what waits, but not for ever: the reader may have stopped reading."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join(_GRACE)
 
@@ -90,16 +94,29 @@ class Journal:
                 write_line(f"tftp: the log can no longer be written ({error.strerror}), serving on")
 
     def _write_all(self) -> None:
-        while (entry := self._queue.get()) is not None:
+        last = False
+        while not last:
+            entries = [self._queue.get()]
+            # To be woken for each line would hold up the threads that move the packets.
+            last = self._closing.wait(_GATHER)
+            with suppress(Empty):
+                while True:
+                    entries.append(self._queue.get_nowait())
+            lines = [
+                entry if isinstance(entry, str) else self._line(entry)
+                for entry in entries
+                if entry is not None
+            ]
             if self._dropped:
                 with self._lock:
                     lost, self._dropped = self._dropped, 0
-                self._put(self._lost(lost))
-            self._put(entry if isinstance(entry, str) else self._line(entry))
+                lines.append(self._lost(lost))
+            self._put(lines)
 
-    def _put(self, line: str) -> None:
+    def _put(self, lines: list[str]) -> None:
         # Straight to the descriptor: a write that never returns holds no lock of the interpreter.
-        octets = memoryview(line.encode("utf-8", "backslashreplace") + b"\n")
+        text = "".join(line + "\n" for line in lines)
+        octets = memoryview(text.encode("utf-8", "backslashreplace"))
         while octets:
             octets = octets[os.write(self._descriptor, octets) :]
 

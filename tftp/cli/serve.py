@@ -4,6 +4,7 @@ This module turns options into a server's configuration, and signals into its en
 and how, is decided below it; what is said about it stands in `journal` and `banner`.
 """
 
+import gc
 import json
 import os
 import re
@@ -54,6 +55,9 @@ __all__ = ["command"]
 
 _OPTIONS = ("blksize", "blksize2", "windowsize", "timeout", "utimeout", "tsize", "rollover")
 _MAX_PORT = 65535
+# How many new objects make the interpreter look for cycles among them. A transfer leaves none, and
+# to look each 700 is a tenth of the price of a small file.
+_GARBAGE = 50_000
 _SIZE = re.compile(r"(\d{1,19})([KMG]?)", re.IGNORECASE)
 _MAX_WORKERS = 256
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -412,6 +416,7 @@ def command(**given: Any) -> int:
     if options.monitor is not None:
         token = read_token(options.monitor_token_file)
         channel = channel_of(board, server, options.monitor, token)
+    gc.set_threshold(_GARBAGE)
     # Signals first: whoever sees the server listen may stop it.
     with SignalPipe() as signals:
         try:

@@ -13,7 +13,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from tftp.errors import Aborted
@@ -53,7 +53,7 @@ class ThreadEngine:
         """Start the threads."""
         # Transfers that share the listeners' sockets share their thread.
         count = 1 if config.single_port else self._count
-        self._workers = [_Worker(opening, config, number) for number in range(count)]
+        self._workers = [_Worker(opening, config, number, self._held) for number in range(count)]
         for worker in self._workers:
             worker.paused = self._paused
             worker.start()
@@ -104,6 +104,10 @@ class ThreadEngine:
         """How many transfers run now."""
         return sum(worker.running for worker in self._workers)
 
+    def _held(self) -> int:
+        """How many transfers run, or stay to repeat their last ACK, in all threads."""
+        return sum(worker.held for worker in self._workers)
+
     def _worker(self, peer: Address) -> "_Worker":
         return self._workers[hash(client_key(peer)) % len(self._workers)]
 
@@ -111,8 +115,11 @@ class ThreadEngine:
 class _Worker:
     """One thread, its reactor, its queue, and the sessions in it by their peer."""
 
-    def __init__(self, opening: Opening, config: ServerConfig, number: int) -> None:
+    def __init__(
+        self, opening: Opening, config: ServerConfig, number: int, all_held: Callable[[], int]
+    ) -> None:
         self._opening = opening
+        self._all_held = all_held
         self._inbox: queue.Queue[Arrival] = queue.Queue(config.queue_size)
         self.max_transfers = config.max_transfers
         self.paused = False
@@ -133,6 +140,11 @@ class _Worker:
         self._reactor.call(lambda: self._reactor.add(listener))
 
     def submit(self, arrival: Arrival) -> None:
+        if self._reactor.inside:
+            # It was this thread that listened. What it answers may leave with other answers.
+            self._workspace.outbox.corked = True
+            self._admit(arrival, time.monotonic())
+            return
         try:
             self._inbox.put_nowait(arrival)
         except queue.Full:
@@ -170,6 +182,10 @@ class _Worker:
     def running(self) -> int:
         return sum(session.ended is None for session in list(self._sessions.values()))
 
+    @property
+    def held(self) -> int:
+        return len(self._sessions)
+
     # -- in the thread ----------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -201,7 +217,7 @@ class _Worker:
         if self.paused:
             self._opening.refuse(arrival, Busy(DRAINING))
             return
-        if len(self._sessions) >= self.max_transfers and not self._make_room():
+        if self._all_held() >= self.max_transfers and not self._make_room():
             self._opening.refuse(arrival, Busy())
             return
         session = self._opening.open(arrival, self._workspace, now)

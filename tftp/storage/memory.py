@@ -42,6 +42,11 @@ class Files(MutableMapping[bytes | str, Content]):
         for name, content in files.items():
             self[name] = content
 
+    def __reduce__(self) -> tuple[type["Files"], tuple[_Files]]:
+        """Another process gets the files as they are now; what it changes stays there."""
+        with self._lock:
+            return type(self), (dict(self._files),)
+
     def __getitem__(self, name: bytes | str) -> Content:
         return self._files[_key(name)]
 
