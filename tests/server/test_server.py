@@ -870,7 +870,9 @@ def test_a_server_can_listen_on_a_link_local_address(
     server = start_on(left, hosts=("fe80::1%wire",))
     assert server.address[3] == left.scope("wire")
     scope = right.scope("wire")
-    client = right.socket(("::", 0, 0, 0))
+    # Not the address that the kernel makes: for a second it asks whether anybody else has that.
+    right.ip("addr add fe80::2/64 dev wire nodad")
+    client = right.socket(("fe80::2", 0, 0, scope))
     with WirePeer(("fe80::1", server.address[1], 0, scope), sock=client) as peer:
         assert peer.read("file") == CONTENT
     server.stop()
