@@ -651,12 +651,7 @@ def test_observers_that_raise_disturb_nobody(
     [
         Arrangement.THREADS,
         Arrangement.PROCESSES,
-        pytest.param(
-            Arrangement.SUPERVISOR,
-            marks=pytest.mark.xfail(
-                reason="Supervisor.stop has no such guard: it stops, and then joins its own thread"
-            ),
-        ),
+        Arrangement.SUPERVISOR,
     ],
 )
 def test_an_observer_that_stops_its_server_is_told_to_let_another_do_it(
@@ -757,13 +752,7 @@ def test_an_address_that_can_not_be_listened_on_is_named_and_nothing_stays_open(
     [
         Arrangement.THREADS,
         Arrangement.PROCESSES,
-        pytest.param(
-            Arrangement.SUPERVISOR,
-            marks=pytest.mark.xfail(
-                reason="two supervisors share a port in silence, and each other's clients: before "
-                "it hires, one should bind its addresses for a moment without SO_REUSEPORT"
-            ),
-        ),
+        Arrangement.SUPERVISOR,
     ],
 )
 def test_a_port_that_is_taken_is_named(serve: Serve, root: Path) -> None:
@@ -1109,12 +1098,7 @@ def test_a_stop_tells_the_end_also_of_a_transfer_whose_process_is_stuck(
     [
         Arrangement.THREADS,
         Arrangement.PROCESSES,
-        pytest.param(
-            Arrangement.SUPERVISOR,
-            marks=pytest.mark.xfail(
-                reason="its constructor makes the reactor, which `start` should do"
-            ),
-        ),
+        Arrangement.SUPERVISOR,
     ],
 )
 def test_a_server_that_has_not_started_has_nothing_open(

@@ -13,7 +13,6 @@ import errno
 import itertools
 import logging
 import os
-import socket
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,7 +21,7 @@ from tftp.events import Address, Event, Observer
 from tftp.net.reactor import Reactor
 from tftp.server.config import ServerConfig
 from tftp.server.engine import Engine
-from tftp.server.listener import Listener
+from tftp.server.listener import NO_IPV6, Listener, places
 from tftp.server.opening import Opening
 from tftp.server.policy import Policy
 from tftp.server.threads import ThreadEngine
@@ -241,7 +240,7 @@ class Server:
         listeners: list[Listener] = []
         port = self._config.port
         try:
-            for family, address, optional in self._addresses():
+            for family, address, optional in places(self._config):
                 try:
                     listener = Listener(
                         family,
@@ -253,7 +252,7 @@ class Server:
                         reuse_port=self._config.reuse_port,
                     )
                 except OSError as error:
-                    if optional and error.errno in _NO_IPV6:
+                    if optional and error.errno in NO_IPV6:
                         logger.info("this host has no IPv6: listening on IPv4 alone")
                         continue
                     raise
@@ -264,29 +263,6 @@ class Server:
                 listener.close()
             raise
         return listeners
-
-    def _addresses(self) -> list[tuple[int, Address, bool]]:
-        """Family and address of each socket to open, and whether to do without if there is none."""
-        family = self._config.family
-        if not self._config.hosts:
-            either = family == 0
-            wildcards = [
-                (socket.AF_INET, ("0.0.0.0", 0), False),  # noqa: S104  (all addresses were asked)
-                (socket.AF_INET6, ("::", 0, 0, 0), either),
-            ]
-            return [entry for entry in wildcards if family in (0, entry[0])]
-        found: dict[tuple[int, Address], bool] = {}
-        for host in self._config.hosts:
-            try:
-                answers = socket.getaddrinfo(host, 0, family, socket.SOCK_DGRAM)
-            except socket.gaierror as error:
-                raise OSError(errno.EADDRNOTAVAIL, error.strerror, host) from error
-            # "localhost" is ::1 as well, even where there is no IPv6.
-            either = any(answer[0] == socket.AF_INET for answer in answers)
-            for kind, _type, _protocol, _name, address in answers:
-                optional = either and kind == socket.AF_INET6
-                found[kind, address] = found.get((kind, address), True) and optional
-        return [(kind, address, optional) for (kind, address), optional in found.items()]
 
     def _report(self, event: Event) -> None:
         self._telling.observers = True
@@ -300,6 +276,3 @@ class Server:
 
 # How many ports of the system's choice are tried, beside the last.
 _PORT_CHOICES = 15
-
-# What binding an IPv6 socket raises where there is none: no such family, or no such address.
-_NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})

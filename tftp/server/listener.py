@@ -6,6 +6,7 @@ answered as RFC 1350 wants. The listener opens no file and keeps no state but it
 """
 
 import contextlib
+import errno
 import itertools
 import logging
 import socket
@@ -19,8 +20,9 @@ from tftp.events import Address, Operation, Request, format_address
 from tftp.net import kernel
 from tftp.net.endpoint import SharedEndpoint, open_port
 from tftp.packets import Error, Opcode, ReadRequest, WriteRequest, decode
+from tftp.server.config import ServerConfig
 
-__all__ = ["DRAINING", "Arrival", "Busy", "Gate", "Listener", "client_key"]
+__all__ = ["DRAINING", "NO_IPV6", "Arrival", "Busy", "Gate", "Listener", "client_key", "places"]
 
 logger = logging.getLogger("tftp")
 
@@ -68,6 +70,38 @@ class Arrival:
         """Answer with an ERROR from the port that was asked, which every client accepts."""
         with contextlib.suppress(OSError):  # It is a courtesy: the client's timer does the rest.
             self.door().send(Error.of(error).encode(), self.request.peer)
+
+
+def places(config: ServerConfig) -> list[tuple[int, Address, bool]]:
+    """Family and address of each socket to open (the port is 0), and whether it may be missing.
+
+    Raises:
+        OSError: a host's name is not known; `filename` is the name.
+    """
+    family = config.family
+    if not config.hosts:
+        either = family == 0
+        wildcards = [
+            (socket.AF_INET, ("0.0.0.0", 0), False),  # noqa: S104  (all addresses were asked)
+            (socket.AF_INET6, ("::", 0, 0, 0), either),
+        ]
+        return [entry for entry in wildcards if family in (0, entry[0])]
+    found: dict[tuple[int, Address], bool] = {}
+    for host in config.hosts:
+        try:
+            answers = socket.getaddrinfo(host, 0, family, socket.SOCK_DGRAM)
+        except socket.gaierror as error:
+            raise OSError(errno.EADDRNOTAVAIL, error.strerror, host) from error
+        # "localhost" is ::1 as well, even where there is no IPv6.
+        either = any(answer[0] == socket.AF_INET for answer in answers)
+        for kind, _type, _protocol, _name, address in answers:
+            optional = either and kind == socket.AF_INET6
+            found[kind, address] = found.get((kind, address), True) and optional
+    return [(kind, address, optional) for (kind, address), optional in found.items()]
+
+
+#: What binding an IPv6 socket raises where there is none: no such family, or no such address.
+NO_IPV6 = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
 class Gate(Protocol):

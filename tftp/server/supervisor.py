@@ -16,12 +16,22 @@ from dataclasses import replace
 from functools import partial
 from types import TracebackType
 
-from tftp.events import Address, Event, Observer, RequestRefused, TransferEnded
+from tftp.events import (
+    Address,
+    Event,
+    Observer,
+    RequestRefused,
+    TransferEnded,
+    format_address,
+)
+from tftp.net import kernel
+from tftp.net.endpoint import open_port
 from tftp.net.reactor import Reactor
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
 from tftp.server.launch import launch
 from tftp.server.ledger import Job, obituary
+from tftp.server.listener import NO_IPV6, places
 from tftp.server.logs import LevelWatch, log_record
 from tftp.server.policy import Policy
 from tftp.server.relay import unpack_event, unpack_request
@@ -71,7 +81,7 @@ class Supervisor:
         self._policy = tuple(policy)
         self._observers = tuple(observers)
         self._numbers = itertools.count(1)
-        self._reactor = Reactor()
+        self._reactor: Reactor  # from `start` on
         self._watch = LevelWatch(lambda level: self._order_all("level", level))
         self._workers: set[_Worker] = set()
         self._addresses: list[Address] = []
@@ -142,6 +152,8 @@ class Supervisor:
         """
         if self._thread is not None:
             raise RuntimeError("a supervisor is started once")
+        self._require_free()
+        self._reactor = Reactor()
         self._hire()  # The first finds the port, if it was left open.
         self._thread = threading.Thread(target=self._run, name="tftp-supervisor", daemon=True)
         self._thread.start()
@@ -172,12 +184,12 @@ class Supervisor:
     def pause(self) -> None:
         """Refuse new requests as `Server.pause` does."""
         self._paused = True
-        self._reactor.call(lambda: self._order_all("pause"))
+        self._call(lambda: self._order_all("pause"))
 
     def resume(self) -> None:
         """Take requests again."""
         self._paused = False
-        self._reactor.call(lambda: self._order_all("resume"))
+        self._call(lambda: self._order_all("resume"))
 
     def change_limits(
         self,
@@ -191,19 +203,45 @@ class Supervisor:
             max_transfers=max_transfers, max_blksize=max_blksize, max_windowsize=max_windowsize
         )
         limits = self._config.adjustable
-        self._reactor.call(lambda: self._order_all("limits", limits))
+        self._call(lambda: self._order_all("limits", limits))
 
     def drain(self) -> None:
         """Take no more requests, and return when the last running transfer has ended."""
         self.stop(grace=None)
 
     def stop(self, grace: float | None = 0.0) -> None:
-        """Stop all workers as `Server.stop` does; none of them is left."""
+        """Stop all workers as `Server.stop` does; none of them is left.
+
+        Raises:
+            RuntimeError: an observer called this, in the thread that would have to wait for itself.
+        """
         if self._thread is None:
             return
-        self._reactor.call(lambda: self._hand_down(grace))
+        if self._reactor.inside:
+            raise RuntimeError("an observer can not stop its server: have another thread do it")
+        self._call(lambda: self._hand_down(grace))
         self._thread.join()
         self._stopped.set()
+
+    def _call(self, function: Callable[[], None]) -> None:
+        if self._thread is not None:
+            self._reactor.call(function)
+
+    def _require_free(self) -> None:
+        """Fail if the port is taken: with `SO_REUSEPORT` two supervisors would share it, and each
+        other's clients, and nobody would say so.
+        """
+        port = self._config.port
+        for family, address, optional in places(self._config) if port else ():
+            wanted = (address[0], port, *address[2:])
+            try:
+                with open_port(family) as probe:
+                    if self._config.freebind:
+                        kernel.bind_anyway(probe)
+                    probe.bind(wanted)
+            except OSError as error:
+                if not (optional and error.errno in NO_IPV6):
+                    raise OSError(error.errno, error.strerror, format_address(wanted)) from error
 
     # -- in the thread ----------------------------------------------------------------------------
 
