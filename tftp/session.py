@@ -22,7 +22,7 @@ from tftp.events import (
     TransferProgress,
     TransferStarted,
 )
-from tftp.net.endpoint import Batch, Endpoint, Workspace
+from tftp.net.endpoint import MOST_AT_ONCE, Batch, Endpoint, Workspace
 from tftp.net.kernel import MAX_SEGMENTS_OCTETS
 from tftp.packets import HEADER, Error, Opcode
 from tftp.storage.base import Sink, Source
@@ -67,6 +67,8 @@ _STRANGERS = 4
 _ACK = int(Opcode.ACK)
 # Octets that an ACK, or an ERROR with a long text, may have.
 _SMALL = 1024
+# Calls to receive before the other transfers have their turn.
+_RECEIVES_IN_A_ROW = 64
 # How many datagrams are taken in before the judgement on a new request of the same client.
 _CATCH_UP = 64
 # A transfer of fewer windows is over before looking ahead has paid.
@@ -143,9 +145,6 @@ class Session:
         "strangers",
     )
 
-    #: Calls to receive before the other transfers have their turn.
-    RECEIVES_IN_A_ROW = 1
-
     def __init__(
         self,
         machine: Transfer,
@@ -198,13 +197,9 @@ class Session:
 
     def readable(self, now: float) -> None:
         """Take in what has come, and act on it."""
-        for _ in range(self.RECEIVES_IN_A_ROW):
-            received = self._receive()
-            if received is None:
-                break
+        received = self._receive(self._workspace.inbound)
+        if received is not None:
             self.deliver(*received, now)
-            if self.finished:
-                break
 
     def writable(self, now: float) -> None:
         """There is room to send again."""
@@ -265,7 +260,9 @@ class Session:
     def _catch_up(self, now: float) -> None:
         """Take in what waits here: the last ACK may have come before a request to another port."""
         for _ in range(_CATCH_UP):
-            received = None if self.machine.outcome is not None else self._receive()
+            if self.machine.outcome is not None:
+                return
+            received = self._receive(self._workspace.inbound)
             if received is None:
                 return
             self.deliver(*received, now)
@@ -330,11 +327,13 @@ class Session:
         self._network_failed(error)
         self._advance(time.monotonic())
 
-    def _receive(self) -> tuple[memoryview, int] | None:
-        """What has come from the peer: octets, and the size of the datagrams that they hold."""
+    def _receive(self, room: memoryview) -> tuple[memoryview, int] | None:
+        """What has come from the peer: octets, in `room`, and the size of the datagrams that they
+        hold.
+        """
         for _ in range(_STRAYS_IN_A_ROW):
             try:
-                received = self._endpoint.receive(self._workspace.inbound)
+                received = self._endpoint.receive(room)
             except OSError as error:
                 self._network_failed(error)
                 self._advance(time.monotonic())
@@ -661,8 +660,6 @@ class ReceivingSession(Session):
 
     __slots__ = ("_committed", "_exact", "_sink")
 
-    RECEIVES_IN_A_ROW = 32
-
     machine: Receiver
 
     def __init__(
@@ -681,6 +678,21 @@ class ReceivingSession(Session):
         self._sink = sink
         self._exact = exact
         self._committed = False
+
+    def readable(self, now: float) -> None:
+        """Take in all that waits, up to what has to be answered, and store it in one go."""
+        room = self._workspace.inbound
+        for _ in range(_RECEIVES_IN_A_ROW):
+            received = self._receive(room)
+            if received is None:
+                break
+            octets, size = received
+            self._hear(octets, size, now)
+            room = room[len(octets) :]
+            # What has come fills the buffer until it is stored.
+            if self.machine.owes_answer or len(room) < MOST_AT_ONCE:
+                break
+        self._advance(now)
 
     def deliver(self, octets: memoryview, size: int, now: float) -> None:
         """Act on datagrams of `size` octets from the peer, one behind the other."""

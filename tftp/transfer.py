@@ -697,6 +697,11 @@ class Receiver(Transfer):
         for start in range(taken, len(octets), size):
             self.receive(octets[start : start + size], now)
 
+    @property
+    def owes_answer(self) -> bool:
+        """Whether the peer is to be told something as soon as what has come is stored."""
+        return self._due or self.complete or self.deadline is None
+
     def payloads(self) -> list[memoryview]:
         """Drain what has come in order, for the caller to store; the views share its buffers."""
         payloads, self._payloads = self._payloads, []

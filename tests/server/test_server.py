@@ -1077,7 +1077,6 @@ def test_a_server_that_was_stopped_starts_again(root: Path, arrangement: Arrange
                 assert peer.read("file") == CONTENT
 
 
-@pytest.mark.xfail(reason="the jobs that are left when the engine ends are not told of as crashed")
 def test_a_stop_tells_the_end_also_of_a_transfer_whose_process_is_stuck(
     serve: Serve, witness: Witness, root: Path
 ) -> None:

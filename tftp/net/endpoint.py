@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterable
+from io import BytesIO
 from struct import Struct
 from typing import Protocol
 
@@ -17,10 +18,21 @@ from tftp.events import Address
 from tftp.net import kernel
 from tftp.packets import HEADER, MAX_DATAGRAM, Opcode
 
-__all__ = ["Batch", "Endpoint", "SharedEndpoint", "Workspace", "open_first_free", "open_port"]
+__all__ = [
+    "MOST_AT_ONCE",
+    "Batch",
+    "Endpoint",
+    "SharedEndpoint",
+    "Workspace",
+    "open_first_free",
+    "open_port",
+]
 
-# The largest IP packet, which is also the most that GRO joins.
-_INBOUND = 65536
+#: The largest IP packet in octets, which is also the most that GRO joins: what there has to be room
+#: for when something is received.
+MOST_AT_ONCE = 65536
+# Room for a window of 64 blocks of 1428, and then some.
+_INBOUND = 3 * MOST_AT_ONCE
 # Octets that are read at once, at most.
 _OUTBOUND = 2 * MAX_DATAGRAM
 # How many datagrams an outbox gathers.
@@ -139,7 +151,8 @@ class Workspace:
 
     def __init__(self) -> None:
         self.outbox = Outbox()
-        self.inbound = memoryview(bytearray(_INBOUND))
+        # Unlike a bytearray these zeroes are not written: a page that is never used costs nothing.
+        self.inbound = BytesIO(bytes(_INBOUND)).getbuffer()
         self._batches: dict[int, Batch] = {}
         self._left = _AHEAD
 

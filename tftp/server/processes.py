@@ -550,6 +550,10 @@ class _Crew:
                 child.order("abort", "server stops")
 
     def _finish(self) -> None:
+        """Who has not ended by now is stuck, and dies with the nursery."""
+        for child in list(self._children.values()):
+            for job in list(child.jobs.values()):
+                self._crashed(job, f"child {child.pid} was stuck when the server stopped")
         self._over = True
 
 
