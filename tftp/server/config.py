@@ -22,7 +22,8 @@ class ServerConfig:
         limits: the most that options are granted.
         clamp_to_mtu: grant no blksize that would be fragmented on the way to the client.
         max_transfers: at most so many at once; more are answered ERROR 0 "busy".
-        queue_size: at most so many requests waiting to be looked at; likewise.
+        queue_size: at most so many requests waiting for a thread or a process; likewise. (A single
+            thread listens itself: requests wait for it in the socket's buffer.)
         patience: how long to wait for clients.
         single_port: answer from the port that was asked, for clients behind NAT or port maps.
         port_range: answer from ports between these two, both included, for firewalls.

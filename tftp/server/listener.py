@@ -18,7 +18,7 @@ from typing import Protocol
 from tftp.errors import DecodeError, ErrorCode, TFTPError
 from tftp.events import Address, Operation, Request, format_address
 from tftp.net import kernel
-from tftp.net.endpoint import SharedEndpoint, open_port
+from tftp.net.endpoint import Outbox, SharedEndpoint, open_port
 from tftp.packets import Error, Opcode, ReadRequest, WriteRequest, decode
 from tftp.server.config import ServerConfig
 
@@ -66,10 +66,20 @@ class Arrival:
         """An endpoint that answers from the address and port that were asked."""
         return SharedEndpoint(self.socket, self.request.local)
 
-    def refuse(self, error: TFTPError) -> None:
-        """Answer with an ERROR from the port that was asked, which every client accepts."""
-        with contextlib.suppress(OSError):  # It is a courtesy: the client's timer does the rest.
-            self.door().send(Error.of(error).encode(), self.request.peer)
+    def refuse(self, error: TFTPError, outbox: Outbox | None = None) -> None:
+        """Answer with an ERROR from the port that was asked, which every client accepts.
+
+        It waits in `outbox` for company, if that is corked.
+        """
+        datagram = Error.of(error).encode()
+        if outbox is not None and outbox.corked:
+            outbox.put(self.door(), datagram, len(datagram), self.request.peer, self)
+            return
+        with contextlib.suppress(OSError):
+            self.door().send(datagram, self.request.peer)
+
+    def unsent(self, error: OSError) -> None:
+        """An ERROR is a courtesy, and the client's timer does the rest."""
 
 
 def places(config: ServerConfig) -> list[tuple[int, Address, bool]]:

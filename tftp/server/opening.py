@@ -23,7 +23,7 @@ from tftp.events import (
     RequestRefused,
 )
 from tftp.net import kernel
-from tftp.net.endpoint import Endpoint, Workspace, open_first_free, open_port
+from tftp.net.endpoint import Endpoint, Outbox, Workspace, open_first_free, open_port
 from tftp.options import DEFAULT_BLKSIZE, Limits, Terms, answer
 from tftp.server.config import ServerConfig
 from tftp.server.listener import Arrival
@@ -83,7 +83,7 @@ class Opening:
         try:
             return self._open(arrival, workspace, now)
         except (OSError, TFTPError) as error:
-            self.refuse(arrival, refusal(error))
+            self.refuse(arrival, refusal(error), workspace.outbox)
         except Exception as error:
             # A storage or a rule is a user's program: its fault is not the end of the server.
             logger.exception("request %d failed by a fault of the program", arrival.number)
@@ -92,9 +92,9 @@ class Opening:
             self.refuse(arrival, fault)
         return None
 
-    def refuse(self, arrival: Arrival, error: TFTPError) -> None:
-        """Answer with an ERROR, and say so."""
-        arrival.refuse(error)
+    def refuse(self, arrival: Arrival, error: TFTPError, outbox: Outbox | None = None) -> None:
+        """Answer with an ERROR, and say so. It waits in `outbox` for company, if there is one."""
+        arrival.refuse(error, outbox)
         self.report(
             RequestRefused(
                 time=time.time(), transfer=arrival.number, request=arrival.request, error=error
