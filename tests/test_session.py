@@ -101,6 +101,7 @@ class Stage:
         exact: bool = False,
         joins: bool = False,
         now: float = 0.0,
+        endpoint: Endpoint | None = None,
     ) -> ReceivingSession:
         """A server that is written to, not started."""
         request = self._request(Operation.WRITE, granted)
@@ -109,7 +110,9 @@ class Stage:
             machine,
             self.storage.open_write(request),
             request,
-            self._link(None, Endpoint(open_port(socket.AF_INET, LOOPBACK), joins=joins)),
+            self._link(
+                None, endpoint or Endpoint(open_port(socket.AF_INET, LOOPBACK), joins=joins)
+            ),
             report=self.witness,
             number=7,
             now=now,
@@ -312,6 +315,123 @@ def test_windows_arrive_whole_with_and_without_joining(stage: Stage, joins: bool
     assert stage.storage.written == {b"file": content}
     assert stage.ended().counters.gaps == 0
     sender.close()
+
+
+def windowed(stage: Stage, windowsize: int) -> ReceivingSession:
+    """A server that is written to in such windows, and whose OACK has come."""
+    session = stage.receiving(Terms(windowsize=windowsize), {"windowsize": str(windowsize)})
+    session.start(0.0)
+    stage.peer.receive()
+    return session
+
+
+def test_what_waits_is_stored_in_one_go(stage: Stage) -> None:
+    session = windowed(stage, 16)
+    for block in range(1, 11):
+        stage.peer.send(Data(block, bytes([block]) * 512))
+    stage.hand_over(session, 0.1)
+    assert stage.storage.count("write") == 1
+    assert stage.peer.drain() == []
+    stage.peer.send(Data(11, b"end"))
+    stage.hand_over(session, 0.2)
+    assert stage.peer.receive() == Ack(11)
+    content = b"".join(bytes([block]) * 512 for block in range(1, 11)) + b"end"
+    assert stage.storage.written == {b"file": content}
+
+
+@pytest.mark.parametrize("windowsize", [1, 4])
+def test_an_ack_does_not_wait_for_what_has_come_behind_its_window(
+    stage: Stage, windowsize: int
+) -> None:
+    session = windowed(stage, windowsize)
+    for block in range(1, 3 * windowsize + 1):
+        stage.peer.send(Data(block, bytes(512)))
+    for acked in (windowsize, 2 * windowsize, 3 * windowsize):
+        stage.hand_over(session, 0.1)
+        assert stage.peer.drain() == [Ack(acked)]
+    assert stage.storage.count("write") == 3
+
+
+def test_a_hole_is_reported_before_what_has_come_long_behind_it_is_looked_at(
+    stage: Stage,
+) -> None:
+    session = windowed(stage, 64)
+    for block in (1, 2, *range(4, 65)):
+        stage.peer.send(Data(block, bytes(512)))
+    stage.hand_over(session, 0.1)
+    assert stage.peer.drain() == [Ack(2)]
+    assert session.machine.counters.datagrams_received == 2 + 8
+
+
+def test_an_error_ends_the_transfer_whatever_has_come_behind_it(stage: Stage) -> None:
+    session = windowed(stage, 16)
+    stage.peer.send(Data(1, bytes(512)))
+    stage.peer.send(Data(2, bytes(513)))
+    stage.peer.send(Data(3, bytes(512)))
+    stage.hand_over(session, 0.1)
+    assert [error_code(packet) for packet in stage.peer.drain()] == [ErrorCode.ILLEGAL_OPERATION]
+    assert session.finished
+    assert stage.ended().outcome is Outcome.PROTOCOL_ERROR
+    assert stage.ended().counters.datagrams_received == 2
+    assert stage.storage.calls[-1] == "discard"
+
+
+def test_what_there_is_no_room_for_waits_until_the_rest_is_stored(stage: Stage) -> None:
+    sock = open_port(socket.AF_INET, LOOPBACK)
+    kernel.enlarge_buffers(sock, kernel.WANTED_BUFFER)
+    terms = Terms(windowsize=4, blksize=65464)
+    session = stage.receiving(terms, {"windowsize": "4"}, endpoint=Endpoint(sock))
+    session.start(0.0)
+    stage.peer.receive()
+    content = [bytes([block]) * 65464 for block in range(1, 5)]
+    for block, payload in enumerate(content, 1):
+        stage.peer.send(Data(block, payload))
+    stage.hand_over(session, 0.1)
+    assert session.machine.counters.blocks == 3
+    assert stage.storage.count("write") == 1
+    stage.hand_over(session, 0.1)
+    assert stage.peer.drain() == [Ack(4)]
+    stage.peer.send(Data(5, b"end"))
+    stage.hand_over(session, 0.2)
+    assert stage.storage.written == {b"file": b"".join(content) + b"end"}
+
+
+class Failing(Endpoint):
+    """A port that the network fails once, when so many datagrams have been received."""
+
+    def __init__(self, error: OSError, after: int) -> None:
+        super().__init__(open_port(socket.AF_INET, LOOPBACK))
+        self._error, self._after = error, after
+
+    def receive(self, buffer: memoryview) -> tuple[memoryview, int, Address] | None:
+        self._after -= 1
+        if self._after == -1:
+            raise self._error
+        return super().receive(buffer)
+
+
+@pytest.mark.parametrize("number", [errno.ENETUNREACH, errno.EIO])
+def test_what_came_before_the_network_failed_is_stored_once(stage: Stage, number: int) -> None:
+    endpoint = Failing(OSError(number, "no"), after=3)
+    session = stage.receiving(Terms(windowsize=8), {"windowsize": "8"}, endpoint=endpoint)
+    session.start(0.0)
+    stage.peer.receive()
+    content = [bytes([block]) * 512 for block in range(1, 9)]
+    for block, payload in enumerate(content, 1):
+        stage.peer.send(Data(block, payload))
+    stage.hand_over(session, 0.1)
+    assert session.machine.counters.datagrams_received == 3
+    assert stage.storage.count("write") == 1
+    if number == errno.EIO:
+        assert stage.ended().outcome is Outcome.UNREACHABLE
+        assert stage.storage.count("discard") == 1
+        assert stage.peer.drain() == []
+    else:  # A loss, if that.
+        stage.hand_over(session, 0.2)
+        assert stage.peer.drain() == [Ack(8)]
+        stage.peer.send(Data(9, b"end"))
+        stage.hand_over(session, 0.3)
+        assert stage.storage.written == {b"file": b"".join(content) + b"end"}
 
 
 @pytest.mark.parametrize("rollover", [0, 1])

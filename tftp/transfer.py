@@ -700,7 +700,7 @@ class Receiver(Transfer):
     @property
     def owes_answer(self) -> bool:
         """Whether the peer is to be told something as soon as what has come is stored."""
-        return self._due or self.complete or self.deadline is None
+        return self._due or self.complete or self.state is State.CLOSED
 
     def payloads(self) -> list[memoryview]:
         """Drain what has come in order, for the caller to store; the views share its buffers."""
