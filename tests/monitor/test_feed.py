@@ -54,7 +54,7 @@ class Impostor:
         for speech in speeches:
             sock, _ = self._listener.accept()
             # A reader may have had enough before the end.
-            with sock, suppress(ConnectionError):
+            with sock, suppress(OSError):
                 sock.sendall(speech)
                 sock.shutdown(socket.SHUT_WR)
                 while sock.recv(4096):

@@ -53,7 +53,10 @@ class ThreadEngine:
         """Start the threads."""
         # Transfers that share the listeners' sockets share their thread.
         count = 1 if config.single_port else self._count
-        self._workers = [_Worker(opening, config, number, self._held) for number in range(count)]
+        places = threading.Lock()
+        self._workers = [
+            _Worker(opening, config, number, self._held, places) for number in range(count)
+        ]
         for worker in self._workers:
             worker.paused = self._paused
             worker.start()
@@ -116,10 +119,18 @@ class _Worker:
     """One thread, its reactor, its queue, and the sessions in it by their peer."""
 
     def __init__(
-        self, opening: Opening, config: ServerConfig, number: int, all_held: Callable[[], int]
+        self,
+        opening: Opening,
+        config: ServerConfig,
+        number: int,
+        all_held: Callable[[], int],
+        places: threading.Lock,
     ) -> None:
+        """`all_held` counts the transfers of all threads; who takes a place holds `places`."""
         self._opening = opening
         self._all_held = all_held
+        self._places = places
+        self._admitting = 0
         self._inbox: queue.Queue[Arrival] = queue.Queue(config.queue_size)
         self.max_transfers = config.max_transfers
         self.paused = False
@@ -184,7 +195,7 @@ class _Worker:
 
     @property
     def held(self) -> int:
-        return len(self._sessions)
+        return len(self._sessions) + self._admitting
 
     # -- in the thread ----------------------------------------------------------------------------
 
@@ -217,15 +228,26 @@ class _Worker:
         if self.paused:
             self._opening.refuse(arrival, Busy(DRAINING))
             return
-        if self._all_held() >= self.max_transfers and not self._make_room():
+        if not self._take_place() and not (self._make_room() and self._take_place()):
             self._opening.refuse(arrival, Busy())
             return
-        session = self._opening.open(arrival, self._workspace, now)
-        if session is None:
-            return
-        self._reactor.add(session)
-        self._sessions[peer] = session
+        try:
+            session = self._opening.open(arrival, self._workspace, now)
+            if session is None:
+                return
+            self._reactor.add(session)
+            self._sessions[peer] = session
+        finally:
+            self._admitting = 0
         self._reactor.drive(session, session.start, time.monotonic())
+
+    def _take_place(self) -> bool:
+        """Keep a place for a transfer that is still to be opened, if one is free."""
+        with self._places:
+            if self._all_held() >= self.max_transfers:
+                return False
+            self._admitting = 1
+            return True
 
     def _make_room(self) -> bool:
         """Give up the oldest session that only stays to repeat its last ACK; False if all run."""
