@@ -51,6 +51,15 @@ class Host:
         """Run `ip` on this host."""
         self.call(_run, "ip", *command.split())
 
+    def add_address(self, address: str, interface: str = "wire") -> None:
+        """Have an IPv6 address, such as "fe80::1/64", that can be reached when this returns."""
+        bare = address.partition("/")[0]
+        before = self.call(_ways_in, bare)
+        self.ip(f"addr add {address} dev {interface} nodad")
+        # Linux answers for it at once, and drops what comes until a thread of its own has made the
+        # way in.
+        assert eventually(lambda: self.call(_ways_in, bare) > before)
+
     def tc(self, command: str) -> None:
         """Run `tc` on this host."""
         self.call(_run, "tc", *command.split())
@@ -118,7 +127,7 @@ def two_hosts(*, mtu: int = 1500) -> Iterator[tuple[Host, Host]]:
         left.plug(right, mtu=mtu)
         for number, end in enumerate((left, right), 1):
             end.ip(f"addr add 192.0.2.{number}/24 broadcast 192.0.2.255 dev wire")
-            end.ip(f"addr add 2001:db8::{number}/64 dev wire nodad")
+            end.add_address(f"2001:db8::{number}/64")
         yield left, right
 
 
@@ -135,6 +144,13 @@ def _leads(address: Address) -> bool:
     """Whether there is a way to the address, and an address of this host's to go it from."""
     with socket.socket(_family(address), socket.SOCK_DGRAM) as sock:
         return sock.connect_ex(address) == 0
+
+
+def _ways_in(address: str) -> int:
+    """On how many of this host's interfaces the IPv6 address is its own."""
+    own = f"{socket.inet_pton(socket.AF_INET6, address).hex()} 80 "
+    routes = Path("/proc/thread-self/net/ipv6_route").read_text().splitlines()
+    return sum(route.startswith(own) for route in routes)
 
 
 def _run(*command: str) -> None:

@@ -129,7 +129,7 @@ def test_a_link_local_client_is_known_with_its_interface(book: Book) -> None:
     with two_hosts() as (left, right):
         for host, number in ((left, 1), (right, 2)):
             # Not only fe80: the whole of fe80::/10 means something on one interface only.
-            host.ip(f"addr add febf::{number}/64 dev wire nodad")
+            host.add_address(f"febf::{number}/64")
         listener = left.call(listen, book, ("::", 0))
         port, scope = listener.address[1], right.scope("wire")
         client = right.socket(("febf::2", 0, 0, scope))

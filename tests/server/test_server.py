@@ -806,7 +806,7 @@ def test_the_answer_comes_from_the_address_that_was_asked(
 ) -> None:
     left, right = hosts
     left.ip("addr add 192.0.2.77/24 dev wire")
-    left.ip("addr add 2001:db8::77/64 dev wire nodad")
+    left.add_address("2001:db8::77/64")
     server = start_on(left, single_port=single_port)
     port = server.address[1]
     for asked, own in (
@@ -834,8 +834,8 @@ def test_a_link_local_client_is_served_on_its_own_wire(
     left, right = hosts
     left.plug(right, name="other")
     for name in ("wire", "other"):
-        left.ip(f"addr add fe80::1/64 dev {name} nodad")
-        right.ip(f"addr add fe80::2/64 dev {name} nodad")
+        left.add_address("fe80::1/64", name)
+        right.add_address("fe80::2/64", name)
     server = start_on(left, single_port=single_port)
     port = server.address[1]
     for name in ("wire", "other"):  # The same two addresses on both.
@@ -855,12 +855,12 @@ def test_a_server_can_listen_on_a_link_local_address(
     hosts: tuple[Host, Host], start_on: StartOn, witness: Witness
 ) -> None:
     left, right = hosts
-    left.ip("addr add fe80::1/64 dev wire nodad")
+    left.add_address("fe80::1/64")
     server = start_on(left, hosts=("fe80::1%wire",))
     assert server.address[3] == left.scope("wire")
     scope = right.scope("wire")
     # Not the address that the kernel makes: for a second it asks whether anybody else has that.
-    right.ip("addr add fe80::2/64 dev wire nodad")
+    right.add_address("fe80::2/64")
     client = right.socket(("fe80::2", 0, 0, scope))
     with WirePeer(("fe80::1", server.address[1], 0, scope), sock=client) as peer:
         assert peer.read("file") == CONTENT
@@ -1013,7 +1013,7 @@ def test_an_address_that_comes_later_is_served_from_then_on(
     server = start_on(left, hosts=("192.0.2.50", "2001:db8::50"), freebind=True)
     port = server.address[1]
     left.ip("addr add 192.0.2.50/24 dev wire")
-    left.ip("addr add 2001:db8::50/64 dev wire nodad")
+    left.add_address("2001:db8::50/64")
     for asked, own in (("192.0.2.50", "192.0.2.2"), ("2001:db8::50", "2001:db8::2")):
         with WirePeer((asked, port), sock=right.socket((own, 0))) as peer:
             assert peer.read("file") == CONTENT
