@@ -196,9 +196,10 @@ def test_the_token_comes_from_a_file_or_the_environment(root: Path, here: Path) 
         place = f"127.0.0.1:{server.place.port}"
         done = run("events", place, "--token-file", "wrong", cwd=here)
         assert done.returncode == 1
-        assert one_line(done.stderr) == f"tftp: {place}: this is not the token"
+        remedy = "give it with --token-file or TFTP_MONITOR_TOKEN"
+        assert one_line(done.stderr) == f"tftp: {place}: this is not the token: {remedy}"
         done = run("events", place, cwd=here)
-        assert one_line(done.stderr) == f"tftp: {place}: the server wants a token"
+        assert one_line(done.stderr) == f"tftp: {place}: the server wants a token: {remedy}"
         with running("events", place, "--token-file", "token", "--count", "1", cwd=here) as events:
             assert eventually(lambda: bool(heard(server)))
             server.board(Happening(1).ended())

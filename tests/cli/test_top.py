@@ -258,7 +258,10 @@ def test_a_wrong_token_ends_it_with_the_reason(root: Path, here: Path) -> None:
         on_screen("top", watched.place, "--token-file", "token", cwd=here) as screen,
     ):
         assert screen.wait() == 1
-        assert screen.written.rstrip().endswith(f"tftp: {watched.place}: this is not the token")
+        assert screen.written.rstrip().endswith(
+            f"tftp: {watched.place}: this is not the token: "
+            "give it with --token-file or TFTP_MONITOR_TOKEN"
+        )
         assert screen.cooked
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.monitor.happening import NOON, Happening
 from tests.wirepeer import PATIENCE
 from tftp.errors import Refused
-from tftp.events import as_json
+from tftp.events import Outcome, as_json
 from tftp.monitor.board import Board
 from tftp.monitor.dashboard.view import View
 from tftp.monitor.dashboard.watch import Watch
@@ -136,6 +136,21 @@ def test_a_step_is_bounded_whatever_runs_and_fails() -> None:
     assert step["transfers"]["running"] == 1000
     assert len(step["failures"]) == 100
     assert len(json.dumps(step)) < 400_000
+
+
+def test_words_are_short_and_printable_whatever_a_server_says() -> None:
+    told = Told()
+    told.tell(greeting() | {"host": "\x1b[2J" * 1000, "addresses": ["\u202e" * 100] * 100})
+    failed = as_json(Happening(1).ended(Outcome.ABORTED, Refused("done by \u202e"), payload=1))
+    said = {"file": "\ud800" + r"\x07\\" + "\u202e", "peer": "p" * 1000, "outcome": "o" * 1000}
+    told.tell({**failed, **said, "operation": "?" * 1000})
+    step = told.step()
+    [failure] = step["failures"]
+    assert failure["file"] == r"\ud800\x07\\\u202e".replace(r"\\\\", r"\\")
+    assert failure["message"] == r"done by \u202e"
+    assert [len(failure[part]) for part in ("peer", "outcome", "operation")] == [64, 64, 64]
+    assert step["about"]["host"].startswith(r"\x1b[2J\x1b[2J")
+    assert len(json.dumps(step)) < 4000
 
 
 def test_those_that_wait_for_a_row_get_one_when_others_go() -> None:

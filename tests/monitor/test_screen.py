@@ -143,6 +143,8 @@ def test_before_the_first_connection_nobody_knows_anything() -> None:
     screen = Stage(HERE).screen()
     assert "192.0.2.1:6970  not connected: not connected yet" in screen[2]
     assert line_with(screen, "there is no connection")
+    *_, failures = Stage(HERE).report()
+    assert failures.strip() == "nobody knows"
 
 
 def test_a_lost_connection_shows_its_reason_and_when_it_is_made_again(stage: Stage) -> None:
@@ -212,6 +214,15 @@ def test_failures_get_the_room_when_they_are_asked_for() -> None:
     assert failures() > before >= 5
     stage.press("f")
     assert failures() == before
+
+
+def test_room_that_few_failures_do_not_need_goes_to_transfers(stage: Stage) -> None:
+    for number in range(20, 40):
+        stage.tell(Happening(number, b"more").received(3.0))
+    stage.press("f")
+    screen = stage.screen(100, 40)
+    assert sum("more" in line for line in screen) == 20
+    assert not any(line.isspace() for line in screen[: screen.index(line_with(screen, "refused:"))])
 
 
 def test_the_key_that_sorts_is_marked_in_the_head() -> None:

@@ -21,7 +21,7 @@ from tftp.monitor.feed import Feeds, Message
 from tftp.monitor.orders import KINDS
 from tftp.monitor.place import DEFAULT_PLACE, Place
 
-__all__ = ["command"]
+__all__ = ["command", "with_remedy"]
 
 # What a person wants to see, if not told otherwise: not how each transfer gets on.
 _DEFAULT_KINDS = ("received", "refused", "started", "ended", "state")
@@ -156,12 +156,20 @@ def _chosen(
             case "disconnected":
                 retry = message["retry"]
                 again = "" if retry is None else f"; trying again in {retry:g} s"
-                write_line(f"tftp: {message['server']}: {printable(message['reason'])}{again}")
+                reason = with_remedy(message["reason"]) if retry is None else message["reason"]
+                write_line(f"tftp: {message['server']}: {printable(reason)}{again}")
             case "lost":
                 lost = count(message["progress"] + message["others"], "event")
                 write_line(f"tftp: {message['server']}: {lost} lost: this is read too slowly")
             case kind if kind in kinds and all(test(message) for test in tests):
                 yield message
+
+
+def with_remedy(reason: str, otherwise: str = "") -> str:
+    """Why there will be no connection, and what to do about it; `otherwise` if it is no token."""
+    if "token" in reason:
+        return f"{reason}: give it with --token-file or {VARIABLE}"
+    return f"{reason}: {otherwise}" if otherwise else reason
 
 
 def _as_json(message: Message) -> str:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tftp.cli.display import discard_output, write_json, write_line
+from tftp.cli.events import with_remedy
 from tftp.cli.keyboard import Keyboard
 from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import printable
@@ -135,7 +136,8 @@ def _look_once(top: Top, token: str | None, json: bool) -> int:
     for watched in top.servers.values():
         if watched.server not in snapshots:
             why = "it does not answer" if watched.mirror.connected else watched.mirror.reason or ""
-            write_line(f"tftp: {watched.server}: {printable(why)}: is it the place of --monitor?")
+            why = with_remedy(why, "is it the place of --monitor?")
+            write_line(f"tftp: {watched.server}: {printable(why)}")
     return 0 if len(snapshots) == len(top.servers) else 1
 
 
@@ -220,7 +222,8 @@ class _Session:
         if not self._hopeless():
             return 0
         for watched in self._top.servers.values():
-            write_line(f"tftp: {watched.server}: {printable(watched.mirror.reason or '')}")
+            why = with_remedy(watched.mirror.reason or "")
+            write_line(f"tftp: {watched.server}: {printable(why)}")
         return 1
 
     def _on_screen(self, signals: int) -> signal.Signals | None:

@@ -70,7 +70,8 @@ def lines(top: Top, look: Look) -> list[Text]:
     failures = top.failures()
     rows = top.rows()
     if top.failures_first:
-        above = _transfers(top, rows, look, max(3, rest // 3))
+        # What the failures do not need is the transfers'.
+        above = _transfers(top, rows, look, max(3, rest // 3, rest - len(failures) - 1))
         body = [*above, *_failures(top, failures, look, rest - len(above))]
     else:
         share = min(len(failures), max(2, int(rest * _FAILURES_SHARE)))
@@ -559,7 +560,8 @@ def _failures(
         return []
     head = _section("failures", look, "latest first" if failures else "")
     if not failures:
-        return [head, _plain("  none", look, _DIM)][:room]
+        known = any(watched.mirror.connected for watched in top.shown())
+        return [head, _plain("  none" if known else "  nobody knows", look, _DIM)][:room]
     with_server = len(top.servers) > 1 and top.focus is None and look.width >= _WIDE
     columns = [
         _Column("", 8, _when),
@@ -607,7 +609,7 @@ def _help(look: Look) -> list[Text]:
         "DONE, FAILED and REFUSED count requests since the server began.",
         "OUT and IN are octets of files in a second, TRIP is the round trip.",
         "A transfer that is idle has told nothing new for so long.",
-        "Cancel and drain ask first. Drain and resume act on the servers that are shown.",
+        "Cancel and drain ask first. Drain and resume act on what is shown.",
     )
     return [*found, *(_plain(f"  {line}", look, _DIM) for line in words)]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+from tftp.events import printable
 from tftp.monitor.dashboard.watch import Scene, Watch
 from tftp.monitor.feed import Message
 
@@ -18,11 +19,11 @@ __all__ = ["View"]
 Row = dict[str, Any]
 
 # What a page shows at the most. Of more transfers than that, nobody could read the table.
-_TRANSFERS, _FAILURES, _ENDINGS, _TALLY, _ERRORS = 200, 100, 50, 50, 20
+_TRANSFERS, _FAILURES, _ENDINGS, _TALLY, _ERRORS, _OUTCOMES = 200, 100, 50, 50, 20, 32
 # Of a greeting: what the page shows, and what no two processes have in common.
 _ABOUT = ("version", "engine", "host", "pid", "addresses", "started")
 _LIFE = ("host", "pid", "started")
-# Letters of a name or a message, and of an option.
+# Letters of a name or a message, and of an option or another word; how many there are of them.
 _NAME, _WORD, _OPTIONS = 512, 64, 16
 
 
@@ -70,14 +71,13 @@ class _Seen:
 
     def step(self, scene: Scene) -> Row:
         mirror, step = scene.mirror, Row()
-        about = {part: mirror.greeting.get(part) for part in _ABOUT}
+        about = {part: _short(mirror.greeting.get(part)) for part in _ABOUT}
         if about != self._about:
             self._about = step["about"] = about
         state = {
             "connected": mirror.connected,
             "reason": _cut(mirror.reason),
-            "state": mirror.state,
-            "limits": mirror.limits,
+            "state": _short(mirror.state),
         }
         if state != self._state:
             self._state = step["state"] = state
@@ -136,8 +136,20 @@ class _Seen:
                 self._tallies[name] = step[name] = rows
 
 
-def _cut(text: str | None) -> str | None:
-    return None if text is None else text[:_NAME]
+def _cut(text: str | None, most: int = _NAME) -> str | None:
+    """The beginning of a text. Servers have made it printable, but a server may be anybody's."""
+    if text is None:
+        return None
+    text = text[:most]
+    # The backslashes of a text that is printable stay what they are: the server's escapes.
+    return text if text.isprintable() else printable(text).replace("\\\\", "\\")[:most]
+
+
+def _short(value: Any) -> Any:
+    """A word, or a few of them, in a length that there is room for."""
+    if isinstance(value, list):
+        return [_short(one) for one in value[:_OPTIONS]]
+    return _cut(value, _WORD) if isinstance(value, str) else value
 
 
 def _transfer(row: Row) -> Row:
@@ -145,12 +157,12 @@ def _transfer(row: Row) -> Row:
     options = islice((row.get("granted") or {}).items(), _OPTIONS)
     return {
         "transfer": row["transfer"],
-        "operation": row["operation"],
+        "operation": _short(row["operation"]),
         "file": _cut(row["file"]),
-        "mode": row["mode"],
-        "peer": row["peer"],
+        "mode": _short(row["mode"]),
+        "peer": _short(row["peer"]),
         "began": row["began"],
-        "granted": {name[:_WORD]: value[:_WORD] for name, value in options},
+        "granted": {_short(name): _short(value) for name, value in options},
         "values": _values(row),
     }
 
@@ -159,7 +171,7 @@ def _values(row: Row) -> tuple[Any, ...]:
     """What changes while a transfer runs. The page knows the order."""
     counters = row["counters"]
     return (
-        row["state"],
+        _short(row["state"]),
         row["size"],
         counters["payload"],
         round(row["rate"]),
@@ -173,11 +185,11 @@ def _ending(event: Message) -> Row:
     return {
         "time": event["time"],
         "transfer": event["transfer"],
-        "operation": event["operation"],
+        "operation": _short(event["operation"]),
         "file": _cut(event["file"]),
-        "peer": event["peer"],
+        "peer": _short(event["peer"]),
         # A request that is refused has never been a transfer, so it has no outcome.
-        "outcome": event.get("outcome", "refused"),
+        "outcome": _short(event.get("outcome", "refused")),
         "code": error["code"] if error else None,
         "message": _cut(error["message"]) if error else None,
         "payload": event["counters"]["payload"] if "counters" in event else None,
@@ -188,15 +200,25 @@ def _ending(event: Message) -> Row:
 def _side(side: Row) -> Row:
     counters = side["counters"]
     parts = ("payload", "retransmissions", "datagrams_sent", "blocks")
+    outcomes = islice(side["outcomes"].items(), _OUTCOMES)
     return {
-        **{part: side[part] for part in ("requests", "running", "refused", "outcomes")},
+        **{part: side[part] for part in ("requests", "running", "refused")},
+        "outcomes": {_short(outcome): number for outcome, number in outcomes},
         **{part: counters[part] for part in parts},
     }
 
 
+# What the page shows of a row of a tally, where the row has it.
+_FATES = ("succeeded", "failed", "refused")
+_TALLIED = ("client", "file", "outcome", "code", "message", "requests", "last", *_FATES)
+
+
 def _tallied(row: Row) -> Row:
-    row = {name: _cut(it) if isinstance(it, str) else it for name, it in row.items()}
-    counters = row.pop("counters", None)
-    if counters is not None:
-        row |= {part: counters[part] for part in ("payload", "retransmissions")}
-    return row
+    told = {
+        part: _cut(row[part]) if isinstance(row[part], str) else row[part]
+        for part in _TALLIED
+        if part in row
+    }
+    if "counters" in row:
+        told |= {part: row["counters"][part] for part in ("payload", "retransmissions")}
+    return told

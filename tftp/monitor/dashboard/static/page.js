@@ -739,9 +739,16 @@ const twoLines = (main, below) => (cell, row) => {
 const optionsOf = ({ granted: { blksize, windowsize } }) =>
   `blocks of ${blksize ?? 512}${windowsize ? ` × ${windowsize}` : ""}`;
 
-const fileCell = twoLines((row) => row.file, (row) => [
+const fileLines = twoLines((row) => row.file, (row) => [
   `${row.operation === "read" ? "↓" : "↑"} ${wayOf(row)}`, ...(row.granted ? [optionsOf(row)] : []),
 ].join(", "));
+const fileCell = (cell, row) => {
+  fileLines(cell, row);
+  titled(cell.firstChild, row.file);
+};
+
+// What is cut where it is long can be had whole.
+const titled = (node, name) => attribute(node, "title", name.length > 40 ? name : null);
 const clientCell = twoLines((row) => row.peer, (row) => (servers.size > 1 ? `at ${short(row.server)}` : ""));
 
 function fillProgress(cell, row) {
@@ -857,7 +864,9 @@ function drawFailures() {
     time.dateTime = new Date(row.time * 1000).toISOString();
     time.title = new Date(row.time * 1000).toLocaleString();
     why.append(element("strong", "", reason(row)), time);
-    node.append(why, element("span", "file", row.file), where);
+    const name = element("span", "file", row.file);
+    titled(name, row.file);
+    node.append(why, name, where);
     return node;
   }, (node, row) => set(node.querySelector("time"), ago(row.server.now - row.time)));
   $("failures-empty").hidden = rows.length > 0;
