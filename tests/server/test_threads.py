@@ -149,6 +149,31 @@ def test_the_most_transfers_at_once_are_those_of_all_threads_together(
     assert sum(isinstance(answer, Data) for answer in answers) == 3
 
 
+def test_a_storage_that_makes_the_only_thread_wait_makes_nobody_wait_for_an_answer(
+    serve: Serve, witness: Witness
+) -> None:
+    gate = Gate()
+    server = serve(Scripted(CONTENT, open_read=gate), queue_size=3)
+    peers = [WirePeer(server.address) for _ in range(8)]
+    peers[0].rrq("file")
+    gate.wait()  # The thread has taken the first from the queue, and waits.
+    for peer in peers[1:]:
+        peer.rrq("file")
+    for peer in peers[4:]:
+        assert error_code(peer.receive()) == 0
+    gate.open()
+    for peer in peers[:4]:
+        assert peer.collect() == CONTENT
+    for peer in peers:
+        peer.close()
+    assert len(witness.all(RequestRefused)) == 4
+
+
+def test_a_directory_is_served_by_the_thread_that_listens(serve: Serve, root: Path) -> None:
+    serve(Directory(root))
+    assert threads() == {"tftp-reactor-0"}
+
+
 def test_beyond_the_most_transfers_at_once_the_server_is_busy(
     serve: Serve, witness: Witness, root: Path
 ) -> None:

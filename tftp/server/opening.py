@@ -67,6 +67,11 @@ class Opening:
         self._routes: dict[Address, tuple[float, int]] = {}
         self._turn = itertools.count(random.randrange(1 << 16))  # noqa: S311  (spreads, hides nothing)
 
+    @property
+    def is_prompt(self) -> bool:
+        """Whether the storage says of itself that it keeps nobody waiting; a function might."""
+        return bool(getattr(self._storage, "is_prompt", False))
+
     def adjust(self, config: ServerConfig) -> None:
         """Go by this configuration from the next request on. Any thread may call this."""
         storage, _, policy = self.parts

@@ -1,10 +1,12 @@
 """The threaded engine: a queue, and reactor threads that each serve many transfers.
 
 A thread per transfer hands the interpreter's lock around at every packet; a reactor that has a
-thousand transfers does not. So there is one thread where there is such a lock, which listens as
-well, and one for each core where there is none. Several threads (for a storage that makes its
-reader wait) leave listening to a thread of its own. A client's requests always go to the same
-thread, and there each meets the client's transfer that may still be running.
+thousand transfers does not. So there is one thread where there is such a lock, and one for each
+core where there is none. Requests come by a bounded queue from a thread that does nothing but
+listen, and answers "busy" where the queue is full. Only where a single thread serves a storage that
+keeps nobody waiting does it listen as well: to hand each request over costs more than to open it.
+A client's requests always go to the same thread, and there each meets the client's transfer that
+may still be running.
 """
 
 import logging
@@ -60,7 +62,7 @@ class ThreadEngine:
         for worker in self._workers:
             worker.paused = self._paused
             worker.start()
-        if count > 1:
+        if not config.single_port and (count > 1 or not opening.is_prompt):
             return listeners
         for listener in listeners:
             self._workers[0].listen(listener)

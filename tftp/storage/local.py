@@ -108,6 +108,9 @@ class Directory:
             whole or not there, but may be lost in a power cut soon after.
     """
 
+    #: It keeps nobody waiting but for the disk: the thread that serves it may listen as well.
+    is_prompt = True
+
     def __init__(
         self,
         root: str | os.PathLike[str],
