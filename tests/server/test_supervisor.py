@@ -184,3 +184,17 @@ def test_a_drained_supervisor_lets_transfers_finish(supervise: Supervise, witnes
 def test_there_is_at_least_one_worker(root: Path) -> None:
     with pytest.raises(ValueError, match="at least one"):
         Supervisor(root, workers=0)
+
+
+def test_a_worker_that_is_stuck_does_not_keep_the_server_from_stopping(
+    supervise: Supervise, witness: Witness
+) -> None:
+    supervisor = supervise(1)
+    with WirePeer(supervisor.address) as peer:
+        peer.rrq("file")
+        assert isinstance(peer.receive(), Data)
+        witness.wait(TransferStarted)
+        [worker] = supervisor.processes
+        os.kill(worker, signal.SIGSTOP)
+        supervisor.stop()
+    assert [ended.outcome for ended in witness.all(TransferEnded)] == [Outcome.CRASHED]

@@ -45,8 +45,8 @@ logger = logging.getLogger("tftp")
 # Seconds before a worker that died is started again: doubled each time, up to the second number,
 # and forgotten when one has lived for as long as the third says.
 _BACKOFF, _MAX_BACKOFF, _SETTLED = 0.1, 5.0, 10.0
-# Seconds that a worker may take to boot.
-_BOOT = 30.0
+# Seconds that a worker may take to boot, and that one may take to end beyond its grace.
+_BOOT, _LAST_WORDS = 30.0, 3.0
 
 
 class Supervisor:
@@ -220,6 +220,8 @@ class Supervisor:
         if self._reactor.inside:
             raise RuntimeError("an observer can not stop its server: have another thread do it")
         self._call(lambda: self._hand_down(grace))
+        self._thread.join(None if grace is None else grace + _LAST_WORDS)
+        self._call(self._kill)
         self._thread.join()
         self._stopped.set()
 
@@ -275,12 +277,11 @@ class Supervisor:
     def died(self, worker: "_Worker", failure: Exception | None) -> None:
         """A worker has ended; `failure` is why it could not even start, if so."""
         self._workers.discard(worker)
-        status = worker.process.wait()
-        if self._stopping:
-            return
-        why = obituary(worker.process.pid, status)
+        why = obituary(worker.process.pid, worker.process.wait())
         for job in worker.jobs.values():
             self.report(job.crashed(why))
+        if self._stopping:
+            return
         if not worker.ready:
             self._failure = failure or RuntimeError(f"a worker could not start: its {why}")
             self._hand_down(0.0)
@@ -297,6 +298,12 @@ class Supervisor:
     def _hand_down(self, grace: float | None) -> None:
         self._stopping = True
         self._order_all("stop", grace)
+
+    def _kill(self) -> None:
+        """End the workers that have not ended in time: they are stuck."""
+        for worker in self._workers:
+            logger.error("worker %d is stuck, and is killed", worker.process.pid)
+            worker.process.kill()
 
     def _order_all(self, *message: object) -> None:
         for worker in self._workers:
