@@ -175,7 +175,7 @@ def test_silence_is_reported_with_what_may_be_the_matter(peer: Peer, here: Path)
 
 
 def test_silence_in_the_middle_says_how_far_it_came(peer: Peer, here: Path) -> None:
-    patience = ["--timeout", "0.02", "--retries", "1"]
+    patience = ["--timeout", "0.5", "--retries", "1"]
     with running("get", f"{peer.url}/x", *patience, cwd=here) as command:
         peer.receive_a(ReadRequest)
         peer.send(Data(1, bytes(512)))

@@ -117,8 +117,10 @@ class Nursery:
             os._exit(status)
 
     def _bury(self) -> None:
-        for pid, status in _dead_children():
-            self._children.discard(pid)
+        dead = _dead_children()
+        # All of them first: a number may be somebody else's soon, and the engine may be gone.
+        self._children.difference_update(pid for pid, _ in dead)
+        for pid, status in dead:
             self._channel.send("gone", pid, status)
 
     def _end_all(self) -> None:
