@@ -52,9 +52,9 @@ _PROGRESS_WAITING, _MOST_WAITING = 4096, 8192
 # are: a transfer's thread waits for the interpreter's lock meanwhile, and pays for it to change
 # hands.
 _PAUSE, _AT_ONCE = 0.1, 64
-# Seconds of rest for each second of work: a thirtieth of the interpreter's time is the most that
+# Seconds of rest for each second of work: a fiftieth of the interpreter's time is the most that
 # events cost here. What they cost elsewhere, and readers on the same machine, comes on top of it.
-_REST = 29.0
+_REST = 49.0
 # Seconds between two looks at the server's state, while somebody listens.
 _LOOK = 0.5
 # Readers at once, and snapshots that one of them may wait for.
