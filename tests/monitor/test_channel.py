@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -761,6 +762,17 @@ def test_a_reader_that_is_gone_harms_nobody(one: Watched, operator: Operator) ->
             gone.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     one.board(Happening(1).ended())
     assert operator.wait("ended")["transfer"] == 1
+
+
+def test_a_beat_that_took_long_keeps_nobody_waiting(
+    one: Watched, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As where the garbage collector ran in the middle of it: two seconds between any two looks.
+    looks = count(step=2.0)
+    monkeypatch.setattr(channel_module.time, "thread_time", lambda: next(looks))
+    for number in (1, 2, 3):
+        one.board(Happening(number).ended())
+        assert operator.wait("ended")["transfer"] == number
 
 
 def test_a_process_without_descriptors_lets_readers_in_later(

@@ -54,7 +54,8 @@ _PROGRESS_WAITING, _MOST_WAITING = 4096, 8192
 _PAUSE, _AT_ONCE = 0.1, 64
 # Seconds of rest for each second of work: a fiftieth of the interpreter's time is the most that
 # events cost here. What they cost elsewhere, and readers on the same machine, comes on top of it.
-_REST = 49.0
+# One beat may have met a pass of the garbage collector: nobody waits longer than this for that.
+_REST, _LONGEST_REST = 49.0, 0.5
 # Seconds between two looks at the server's state, while somebody listens.
 _LOOK = 0.5
 # Readers at once, and snapshots that one of them may wait for.
@@ -248,7 +249,7 @@ class Channel:
         self._tell_totals(now)
         self._flush(now)
         if busy:
-            rest = _REST * (time.thread_time() - began)
+            rest = min(_REST * (time.thread_time() - began), _LONGEST_REST)
             more = self._events.qsize() >= _AT_ONCE
             self._pulse.deadline = now + (rest if more else max(_PAUSE, rest))
         else:
