@@ -74,8 +74,12 @@ class Relay:
                 self._from_server()
 
     def _from_client(self) -> None:
-        datagram, self._client = self._near.recvfrom(_LARGEST)
+        datagram, sender = self._near.recvfrom(_LARGEST)
         opening = header(datagram)[0] in (Opcode.RRQ, Opcode.WRQ)
+        if opening:
+            self._client = sender
+        elif sender != self._client:
+            return  # The last words of an earlier transfer are not for the server's port of today.
         self._pass("there", self._far, datagram, self._server if opening else self._tid)
 
     def _from_server(self) -> None:

@@ -256,9 +256,9 @@ def test_a_file_is_stored_before_it_is_acknowledged(stage: Stage) -> None:
     stage.peer.send(Data(2, b"end"))
     stage.hand_over(session, 0.3)
     assert stage.peer.receive() == Ack(2)
-    assert session.deadline is not None
-    session.expire(session.deadline)
-    assert session.finished
+    while not session.finished:
+        assert session.deadline is not None
+        session.expire(session.deadline)
     assert len(stage.witness.all(TransferEnded)) == 1
     assert "discard" not in stage.storage.calls
 
@@ -808,6 +808,42 @@ def test_a_peer_that_answered_once_and_is_gone_for_a_moment_costs_time_alone(sta
         again.send(Data(2, b"end"))
         stage.hand_over(session, 1.1)
         assert again.receive() == Ack(2)
+    assert stage.ended().outcome is Outcome.DONE
+
+
+@pytest.mark.parametrize("strange", [False, True])
+def test_a_receiver_that_is_done_leaves_when_its_peers_port_is_closed(
+    stage: Stage, strange: bool
+) -> None:
+    session = stage.reading()
+    session.start(0.0)
+    stage.peer.receive()
+    stage.peer.send(Data(1, b"end"), session.local)
+    stage.hand_over(session, 0.1)
+    assert stage.peer.receive() == Ack(1)
+    if strange:  # Who is gone may be the stranger.
+        with WirePeer(session.local) as stranger:
+            stranger.send(b"junk")
+            stage.hand_over(session, 0.2)
+    stage.peer.send(Data(1, b"end"))  # It asks, and does not wait for the answer.
+    stage.peer.close()
+    stage.hand_over(session, 0.3)
+    stage.hand_over(session, 0.3)
+    assert session.finished is not strange
+    assert stage.ended().outcome is Outcome.DONE
+
+
+def test_a_server_that_does_not_know_us_any_more_ends_the_dallying(stage: Stage) -> None:
+    session = stage.reading()
+    session.start(0.0)
+    stage.peer.receive()
+    stage.peer.send(Data(1, b"end"), session.local)
+    stage.hand_over(session, 0.1)
+    assert stage.peer.receive() == Ack(1)
+    stage.peer.send(Error(ErrorCode.UNKNOWN_TID, "who are you?"))
+    stage.hand_over(session, 0.2)
+    assert session.finished
+    assert stage.peer.drain() == []
     assert stage.ended().outcome is Outcome.DONE
 
 

@@ -135,10 +135,10 @@ def fetching(windowsize: int = 1) -> Receiver:
     return receiver
 
 
-def asking(windowsize: int, *, blksize: int = 512) -> Receiver:
+def asking(windowsize: int, *, blksize: int = 512, patience: Patience = PATIENCE) -> Receiver:
     """A client's receiver whose request was answered by an OACK, at 0.001."""
     options = {"windowsize": str(windowsize), "blksize": str(blksize)}
-    receiver = Receiver.request(ReadRequest(b"file", options=options), 0.0, PATIENCE)
+    receiver = Receiver.request(ReadRequest(b"file", options=options), 0.0, patience)
     said(receiver)
     assert hear(receiver, OptionAck(options), 0.001) == [Ack(0)]
     return receiver
@@ -1135,15 +1135,91 @@ def test_a_receiver_that_has_everything_stays_to_repeat_its_last_ack() -> None:
     receiver = fetching()
     assert hear(receiver, Data(1, b"end"), 0.1) == [Ack(1)]
     assert receiver.state is State.DALLYING
-    assert hear(receiver, Data(1, b"end"), 1.0) == [Ack(1)]
-    assert hear(receiver, Data(1, b"end"), 2.0) == [Ack(1)]
     assert receiver.deadline == pytest.approx(0.1 + PATIENCE.dally)
     receiver.expire(3.0)
+    assert said(receiver) == []
     assert receiver.deadline is not None, "too early"
     receiver.expire(receiver.deadline)
     assert receiver.deadline is None
     assert receiver.outcome is Outcome.DONE
     assert hear(receiver, Data(1, b"end"), 4.0) == []
+
+
+def test_who_asks_for_the_last_ack_gets_it_each_time() -> None:
+    receiver = fetching()
+    for now in (0.1, 1.0, 1.02, 3.05):
+        assert hear(receiver, Data(1, b"end"), now) == [Ack(1)]
+    assert receiver.deadline is not None
+    receiver.expire(3.1)
+    assert receiver.deadline is None, "it does not stay longer for that"
+
+
+def farewells_after_loss(receiver: Receiver) -> list[float]:
+    """Have it miss a block, and get all in the end, at 1.0; when it then speaks unasked."""
+    assert hear(receiver, full(2), 0.9) == []
+    assert hear(receiver, Data(3, b"end"), 0.9) == [Ack(0)]
+    assert hear(receiver, full(1), 1.0) == [Ack(3)]
+    spoken = []
+    while receiver.deadline is not None:
+        now = receiver.deadline
+        receiver.expire(now)
+        spoken += [now] * (said(receiver) == [Ack(3)])
+    assert receiver.outcome is Outcome.DONE
+    return spoken
+
+
+def test_a_client_that_has_seen_loss_repeats_its_last_ack_three_times_and_leaves() -> None:
+    assert farewells_after_loss(asking(4)) == pytest.approx([1.02, 1.06, 1.14])
+
+
+def test_a_server_that_has_seen_loss_does_so_too_and_stays() -> None:
+    receiver = fetching(4)
+    hear(receiver, full(1), 0.05)  # Until it is heard it keeps nothing.
+    assert hear(receiver, full(3), 0.06) == []
+    assert hear(receiver, Data(4, b"end"), 0.06) == [Ack(1)]
+    assert hear(receiver, full(2), 0.07) == [Ack(4)]
+    spoken = []
+    for _ in range(3):
+        assert receiver.deadline is not None
+        spoken.append(receiver.deadline)
+        receiver.expire(receiver.deadline)
+        assert said(receiver) == [Ack(4)]
+    pause = 0.05  # The round trip.
+    assert spoken == pytest.approx([0.07 + pause, 0.07 + 3 * pause, 0.07 + 7 * pause])
+    assert receiver.deadline == pytest.approx(0.07 + PATIENCE.dally)
+    assert hear(receiver, Data(4, b"end"), 2.0) == [Ack(4)]
+    assert receiver.deadline == pytest.approx(0.07 + PATIENCE.dally)
+
+
+def test_farewells_take_no_longer_than_dallying_may() -> None:
+    receiver = asking(4, patience=Patience(dally=0.05))
+    assert farewells_after_loss(receiver) == pytest.approx([1.02])
+
+
+def test_a_receiver_whose_peer_is_gone_stays_no_longer() -> None:
+    receiver = fetching()
+    hear(receiver, full(1), 0.1)
+    receiver.peer_is_gone()
+    assert receiver.outcome is None, "there was more to come"
+    hear(receiver, Data(2, b"end"), 0.2)
+    receiver.peer_is_gone()
+    assert receiver.deadline is None
+    assert receiver.outcome is Outcome.DONE
+
+
+def test_a_last_ack_that_is_lost_is_made_good_before_a_slow_sender_asks() -> None:
+    file, wanted = some_windows(16)
+    slow = Patience(initial=1.0, floor=1.0)
+    runs = []
+    # The OACK, the ACK of a window, the report of a hole, the ACK of another window, the last one.
+    for lost in ([], [4]):
+        client, server = writing(wanted, file, slow), Server()
+        there, back = Path(fate=dropped(20)), Path(fate=dropped(*lost))
+        runs.append(Run(client, server, Wire(client, server, there=there, back=back).run(), file))
+    clean, run = runs
+    assert run.whole
+    assert [ack.number for ack in clean.acks] == [ack.number for ack in run.acks]
+    assert run.sender.machine.counters.timeouts == 0
 
 
 def test_an_error_ends_dallying_without_a_word() -> None:
@@ -1454,7 +1530,7 @@ class Joined:
         """All of them, for a receiver that awaits this block."""
         block, made = max(1, awaited + self.ahead), []
         for step in [0, *self.steps]:
-            block += step
+            block = max(1, block + step)
             payload = block.to_bytes(4, "big") * 3
             made.append(Data(on_wire(block, rollover), payload[: self.size]).encode())
         made[-1] = made[-1][: 4 + self.last]
@@ -1575,8 +1651,11 @@ class Run:
 
     @property
     def acks(self) -> list[Seen]:
-        """All ACKs that were sent."""
-        return self.wire.sent(self.receiver, Opcode.ACK)
+        """All ACKs that were sent, but for repeats of the last that nobody has asked for."""
+        acks = self.wire.sent(self.receiver, Opcode.ACK)
+        machine = self.receiver.machine
+        assert isinstance(machine, Receiver)
+        return acks[: len(acks) - machine._farewells]
 
     @property
     def seconds(self) -> float:

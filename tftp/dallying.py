@@ -1,8 +1,9 @@
 """What a client does after its last ACK: it stays a while, in case that ACK was lost.
 
 RFC 1350, section 6, encourages it: a server that has not heard the last ACK sends its last block
-again, and takes the transfer for failed when nobody answers. The caller of `get` should not have
-to wait for that, so one thread stays in its place, and ends when there is nothing to stay for.
+again, and takes the transfer for failed when nobody answers. Where packets have been lost, that ACK
+is also repeated unasked (`tftp.transfer`). The caller of `get` should not have to wait for either,
+so one thread stays in its place, and ends when there is nothing to stay for.
 """
 
 import functools

@@ -705,6 +705,12 @@ class ReceivingSession(Session):
         else:
             self.machine.receive_joined(octets, size, now)
 
+    def _network_failed(self, error: OSError) -> None:
+        super()._network_failed(error)
+        # It may be a stranger whose host says so.
+        if error.errno == errno.ECONNREFUSED and not self.strangers:
+            self.machine.peer_is_gone()
+
     def _work(self, now: float) -> None:
         """Store what has come; only then may the machine acknowledge it."""
         machine = self.machine

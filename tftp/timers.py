@@ -25,7 +25,7 @@ class Patience:
         ceiling: the longest wait that doubling leads to.
         total: silence for this long ends the transfer.
         retries: so many repeats without an answer end it too; None leaves it to `total`.
-        dally: how long a receiver stays to repeat its last ACK (RFC 1350, section 6).
+        dally: how long a receiver stays to repeat its last ACK, at most (RFC 1350, section 6).
     """
 
     initial: float = 0.5

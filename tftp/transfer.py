@@ -105,6 +105,8 @@ _ACK_AGAIN_AFTER = 0.01
 # So many blocks behind it prove a hole; fewer may have overtaken the missing block. Three as in TCP
 # (RFC 5681, section 3.2), and more where a long window can bear it: one in eight.
 _LEAST_PROOF, _WINDOW_PER_PROOF = 3, 8
+# How often a receiver repeats its last ACK unasked, where packets have been lost.
+_FAREWELLS = 3
 # Octets that a receiver keeps of what came behind a hole.
 _MOST_EARLY = 1 << 18
 # A pause inside a window takes a round trip, but no less and no more than this (seconds).
@@ -648,6 +650,7 @@ class Receiver(Transfer):
     __slots__ = (
         "_due",
         "_early",
+        "_farewells",
         "_payloads",
         "_received",
         "_reported",
@@ -664,6 +667,7 @@ class Receiver(Transfer):
         self._early: dict[int, bytes] = {}  # what came behind a hole, by block
         self._reported = False  # the sender has been told of the hole
         self._due = False  # an ACK is to be sent once all is stored
+        self._farewells = 0  # how often the last ACK was repeated unasked
 
     @classmethod
     def answer(
@@ -720,7 +724,14 @@ class Receiver(Transfer):
         """Act on silence: repeat the request or the ACK, or stop dallying."""
         if self.state is not State.DALLYING:
             super().expire(now)
+        elif now >= self._dally_ends:
+            self._close()
         elif self.deadline is not None and now >= self.deadline:
+            self._say_farewell(now)
+
+    def peer_is_gone(self) -> None:
+        """The peer's port is closed: nobody will ask for the last ACK again."""
+        if self.state is State.DALLYING:
             self._close()
 
     @staticmethod
@@ -879,7 +890,31 @@ class Receiver(Transfer):
         self._window_start = self._received
         self._say(Ack(on_wire(self._received, self.terms.rollover or 0)).encode(), now)
         if self.state is State.DALLYING:
-            self.deadline = self._progress_at + self._patience.dally
+            self.deadline = min(self._dally_ends, self._farewell_at(now))
+
+    @property
+    def _dally_ends(self) -> float:
+        return self._progress_at + self._patience.dally
+
+    def _farewell_at(self, now: float) -> float:
+        """When to repeat the last ACK unasked: where packets are lost that one may be, too.
+
+        A sender that lacks it may take seconds to ask; who has said it four times need not wait for
+        that. This is no Sorcerer's Apprentice: no DATA can follow the last ACK, so whoever gets it
+        twice has nothing to send twice. A sender that has ended is either silent, or its host says
+        that the port is closed, or it answers ERROR 5; and each of these ends the dallying.
+        """
+        if not self.counters.retransmissions or self._farewells == _FAREWELLS:
+            return inf
+        pause: float = max(self.timer.round_trip or 0.0, self._patience.floor)
+        return now + pause * (1 << self._farewells)
+
+    def _say_farewell(self, now: float) -> None:
+        self._farewells += 1
+        self._repeat_block(now)
+        if self._farewells == _FAREWELLS and not self._answering:
+            # A client's user may be waiting. A server stays on, which costs nobody anything.
+            self._close()
 
     def _repeat_block(self, now: float) -> None:
         self._acknowledge_again()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import CONTENT, TEXT
-from tests.cli.running import Peer, environment, names, on_terminal, one_line, run, running
+from tests.cli.running import Peer, Running, environment, names, on_terminal, one_line, run, running
 from tftp.packets import Ack, Data, Error, OptionAck, ReadRequest
 
 
@@ -280,14 +280,30 @@ def test_a_reader_that_leaves_ends_the_download_with_one_line(peer: Peer, here: 
     assert "cannot write standard output: broken pipe" in one_line(errors)
 
 
-def test_after_a_loss_the_last_ack_is_repeated_for_the_server(peer: Peer, here: Path) -> None:
+def after_a_loss(peer: Peer, command: Running) -> None:
+    """Serve a file of two blocks, the second of which gets lost at first."""
+    peer.receive_a(ReadRequest)
+    peer.send(Data(1, bytes(512)))
+    for _ in range(2):
+        assert peer.receive_a(Ack) == Ack(1)
+    peer.send(Data(2, b"end"))
+    while peer.receive_a(Ack) != Ack(2):
+        pass
+    assert command.stderr.next().startswith("got x: 515 bytes")
+
+
+def test_after_a_loss_the_last_ack_is_said_four_times_and_that_is_it(
+    peer: Peer, here: Path
+) -> None:
     with running("get", f"{peer.url}/x", cwd=here) as command:
-        peer.receive_a(ReadRequest)
-        for packet in (Data(1, bytes(512)), Data(1, bytes(512)), Data(2, b"end")):
-            peer.send(packet)
-        while peer.receive_a(Ack) != Ack(2):
-            pass
-        assert command.stderr.next().startswith("got x: 515 bytes")
+        after_a_loss(peer, command)
+        assert [peer.receive() for _ in range(3)] == [Ack(2)] * 3
+        assert command.wait() == 0
+
+
+def test_after_a_loss_the_last_ack_is_repeated_for_the_server(peer: Peer, here: Path) -> None:
+    with running("get", f"{peer.url}/x", "--timeout", "1", cwd=here) as command:
+        after_a_loss(peer, command)
         # The server has not seen the last ACK, and repeats its last block until it does.
         assert peer.insist(Data(2, b"end")) == Ack(2)
         command.signal(signal.SIGINT)  # Whoever does not want to wait for that need not.

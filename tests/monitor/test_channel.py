@@ -769,7 +769,7 @@ def test_a_beat_that_took_long_keeps_nobody_waiting(
 ) -> None:
     # As where the garbage collector ran in the middle of it: two seconds between any two looks.
     looks = count(step=2.0)
-    monkeypatch.setattr(channel_module.time, "thread_time", lambda: next(looks))
+    monkeypatch.setattr(time, "thread_time", lambda: next(looks))
     for number in (1, 2, 3):
         one.board(Happening(number).ended())
         assert operator.wait("ended")["transfer"] == number

@@ -104,10 +104,10 @@ def _attempt(
 
 
 def _lost_something(counters: Counters) -> bool:
-    """Whether this network loses packets. Then it may have lost our last ACK, and the server will
-    not know that all went well unless somebody is there to repeat it.
+    """Whether this network loses packets: something had to be said twice. Then it may have lost our
+    last ACK, and the server will not know that all went well unless somebody is there to repeat it.
     """
-    return bool(counters.gaps or counters.timeouts or counters.duplicates)
+    return counters.retransmissions > 0
 
 
 def _shows_bar(job: Job, options: TransferOptions) -> bool:

@@ -20,8 +20,8 @@ __all__ = ["TransferOptions", "location_of", "transfer_options"]
 
 #: Seconds of silence that end a transfer, where the options do not say otherwise.
 _TOTAL = 20.0
-#: Seconds that a get on a lossy network stays to repeat its last ACK, while somebody waits for the
-#: prompt: enough for the first repeat of servers that wait for 1 s (tftp-hpa).
+#: Seconds that a get on a lossy network stays at most, while somebody waits for the prompt. It is
+#: done sooner: when it has repeated its last ACK three times, or nobody is there to hear it.
 _DALLY = 1.5
 #: A timeout so long that it does not fit in there so often gets as much time as it needs.
 _WAITS = 4
