@@ -18,13 +18,15 @@ PACKAGE = Path(__file__).parent.parent / "tftp"
 #: What imports what, lowest rank first. A folder stands for its modules, but for those that have a
 #: place of their own; inside a folder any import goes that closes no circle.
 RANKS = (
-    "errors blocks",
+    "errors blocks log",
     "packets netascii timers url",
     "options",
     "events",
-    "transfer storage.base net",
-    "storage",
+    "machine storage.base net",
+    "sender receiver storage",
+    "transfer",
     "session",
+    "sending receiving",
     "net.reactor",
     "dallying errand",
     "client aio server monitor",
@@ -32,7 +34,10 @@ RANKS = (
 )
 
 #: Values and machines: no I/O, no clock, no chance.
-CORE = {"errors", "blocks", "packets", "netascii", "timers", "options", "events", "transfer"}
+CORE = {
+    *("errors", "blocks", "packets", "netascii", "timers", "options", "events"),
+    *("machine", "sender", "receiver", "transfer"),
+}
 WORLD = {
     *("asyncio", "concurrent", "multiprocessing", "signal", "subprocess", "threading"),
     *("io", "logging", "os", "pathlib", "select", "selectors", "socket", "tempfile"),

@@ -49,6 +49,11 @@ def test_a_client_costs_no_import_of_a_server_a_command_or_a_monitor() -> None:
     assert not folders & {"server", "cli", "monitor", "__main__"}
 
 
+def test_a_client_that_has_nothing_to_say_needs_no_log() -> None:
+    done = run("import sys, tftp; tftp.Client; print('logging' in sys.modules)")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_it_works_with_the_standard_library_alone() -> None:
     done = run(
         "import tftp\n"

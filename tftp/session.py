@@ -7,7 +7,6 @@ who calls them. A failing file becomes an ERROR to the peer here, and nowhere el
 
 import contextlib
 import errno
-import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from tftp.events import (
     TransferProgress,
     TransferStarted,
 )
+from tftp.log import logger
 from tftp.net.endpoint import MOST_AT_ONCE, Batch, Endpoint, Workspace
 from tftp.net.kernel import MAX_SEGMENTS_OCTETS
 from tftp.packets import HEADER, Error, Opcode
@@ -29,8 +29,6 @@ from tftp.storage.base import Sink, Source
 from tftp.transfer import Receiver, Sender, State, Transfer
 
 __all__ = ["Link", "ReceivingSession", "SendingSession", "Session", "refusal"]
-
-logger = logging.getLogger("tftp")
 
 # Seconds between two progress events.
 _PROGRESS_EVERY = 0.25
@@ -213,7 +211,7 @@ class Session:
 
     def failed(self, error: Exception) -> None:
         """The program is at fault: end this transfer, and let the others go on."""
-        logger.error("transfer %d failed by a fault of the program", self.number, exc_info=error)
+        logger().error("transfer %d failed by a fault of the program", self.number, exc_info=error)
         self.abort(Refused("internal error", ErrorCode.UNDEFINED))
 
     def close(self) -> None:
@@ -300,7 +298,7 @@ class Session:
         try:
             self._settle()
         except Exception:
-            logger.exception("the file of transfer %d could not be let go", self.number)
+            logger().exception("the file of transfer %d could not be let go", self.number)
 
     def _settle(self) -> None:
         """Let go of the file."""
@@ -428,310 +426,3 @@ class Session:
 
 class SendingSession(Session):
     """A transfer whose file is here: a server that is read from, a client that writes.
-
-    As long as nothing gets lost, the same happens over and over: the ACK that was awaited comes,
-    and the next window leaves. So some windows are read and numbered beforehand (`_look_ahead`),
-    each leaves on its ACK (`_step`), and the machine is told of all of them together (`_account`),
-    at the latest before it is asked anything.
-    """
-
-    __slots__ = (
-        "_ahead",
-        "_awaited",
-        "_recvfrom",
-        "_size",
-        "_source",
-        "_stepped_at",
-        "_steps",
-        "_taken",
-        "_windows",
-    )
-
-    machine: Sender
-
-    def __init__(
-        self,
-        machine: Sender,
-        source: Source,
-        request: Request,
-        link: Link,
-        *,
-        report: Observer,
-        number: int,
-        now: float,
-    ) -> None:
-        super().__init__(
-            machine, request, link, report=report, number=number, now=now, size=source.size
-        )
-        self._source = source
-        self._recvfrom = link.endpoint.socket.recvfrom
-        self._ahead: Batch | None = None
-        self._awaited: bytes | None = None  # the ACK on which the next of the steps is taken
-        self._windows: list[memoryview] = []
-        self._size = 0  # octets of a full packet
-        self._steps: Iterator[tuple[bytes | None, memoryview]] = iter(())
-        self._taken = 0  # steps that the machine does not know of
-        self._stepped_at = now
-
-    def readable(self, now: float) -> None:
-        """Take in an ACK; where nothing gets lost, answer it with the window that is ready."""
-        if self._awaited is None:
-            super().readable(now)
-            return
-        try:
-            datagram, sender = self._recvfrom(_SMALL)
-        except OSError:
-            super().readable(now)  # Nothing, or an error, which will come again.
-            return
-        if datagram == self._awaited and sender == self.peer:
-            self._step(datagram, now)
-        elif sender == self.peer or self._is_peer(sender):
-            self.deliver(memoryview(datagram), len(datagram), now)
-        else:
-            self._turn_away(memoryview(datagram), sender)
-
-    def deliver(self, octets: memoryview, size: int, now: float) -> None:
-        """Act on datagrams of `size` octets from the peer, one behind the other."""
-        self._account()
-        super().deliver(octets, size, now)
-
-    def expire(self, now: float) -> None:
-        """The deadline has passed."""
-        self._account()
-        super().expire(now)
-
-    def joins(self, request: Request, now: float, came: float | None = None) -> bool:
-        """Whether `request`, from the same client port, is this transfer's own, come again."""
-        self._account()
-        return super().joins(request, now, came)
-
-    def abort(self, error: TFTPError, *, tell: bool = True) -> None:
-        """End the transfer for this reason; `tell` the peer, unless it has moved on."""
-        self._account()
-        super().abort(error, tell=tell)
-
-    def unsent(self, error: OSError) -> None:
-        """A datagram that waited to be sent with others could not be."""
-        self._account()
-        super().unsent(error)
-
-    # -- looking ahead ----------------------------------------------------------------------------
-
-    def _look_ahead(self) -> None:
-        """Read the next full windows while the peer still has the present one."""
-        self._awaited = None
-        machine = self.machine
-        if self._ahead is None and machine.counters.blocks < _LOOK_AHEAD_FROM:
-            return
-        block = machine.awaited()
-        if block is None:
-            return
-        batch = self._ahead or self._borrow(block)
-        if batch is None:
-            return
-        terms = machine.terms
-        windowsize, rollover = terms.windowsize, terms.rollover or 0
-        try:
-            octets = self._source.read_into(batch.slots, block * terms.blksize)
-        except (OSError, TFTPError):
-            return  # It will be met again where it belongs, when these blocks are due.
-        windows = octets // (windowsize * terms.blksize)
-        if not windows:
-            return
-        batch.number(block + 1, windows * windowsize, rollover)
-        acked = range(block, block + windows * windowsize, windowsize)
-        acks = [HEADER.pack(_ACK, on_wire(last, rollover)) for last in acked]
-        self._awaited = acks[0]
-        self._steps = zip([*acks[1:], None], self._windows, strict=False)
-
-    def _step(self, ack: bytes, now: float) -> None:
-        """Send the window that is ready; if it was the last of them, prepare some more."""
-        self._awaited, window = next(self._steps)
-        outbox = self._workspace.outbox
-        if outbox.corked:
-            outbox.put(self._endpoint, bytes(window), self._size, self.peer, self)
-        elif not self._send_step(window, ack, now):
-            return
-        self._taken += 1
-        self._stepped_at = now
-        if self._awaited is None:
-            self._account()
-            self._look_ahead()
-        if now >= self._next_progress:
-            self._account()
-            self._report_progress(now)
-
-    def _send_step(self, window: memoryview, ack: bytes, now: float) -> bool:
-        """Send a window now. False if the network has not taken all of it."""
-        machine = self.machine
-        windowsize = machine.terms.windowsize
-        sent = self._send_blocks(window, self._size, windowsize)
-        if machine.outcome is not None:
-            self._advance(now)  # The network refused them for good.
-            return False
-        if sent < windowsize:
-            self._account()
-            self._awaited = None
-            machine.receive(ack, now)
-            machine.sent(sent, now)
-            self.blocked = True
-            return False
-        return True
-
-    def _account(self) -> None:
-        """Tell the machine of the steps that were taken."""
-        if self._taken:
-            taken, self._taken = self._taken, 0
-            self.machine.advanced(taken, self._stepped_at)
-
-    def _borrow(self, block: int) -> Batch | None:
-        """Room to look ahead in, where the transfer is long enough for that to pay."""
-        if self._source.size is None:
-            return None  # It is read once: a window back from there is all that it remembers.
-        terms = self.machine.terms
-        if block >= _LOOK_AHEAD_FROM * terms.windowsize and self.fileno() >= 0:
-            self._ahead = batch = self._workspace.lend(terms.blksize, terms.windowsize)
-            if batch is not None:
-                self._size = batch.size
-                self._windows = batch.windows(terms.windowsize)
-        return self._ahead
-
-    # -- sending ----------------------------------------------------------------------------------
-
-    def _work(self, now: float) -> None:
-        """Send what the window allows: one read and, where the kernel can, one call to send."""
-        machine = self.machine
-        self._send_windows(now)
-        if not self.blocked and machine.outcome is None:
-            self._look_ahead()
-
-    def _send_windows(self, now: float) -> None:
-        machine = self.machine
-        while not self.blocked and (blocks := machine.window()):
-            blksize = machine.terms.blksize
-            batch = self._workspace.batch(blksize)
-            count = min(len(blocks), len(batch.slots))
-            try:
-                octets = self._source.read_into(batch.slots[:count], (blocks.start - 1) * blksize)
-            except (OSError, TFTPError) as error:
-                self._storage_failed(error)
-                return
-            last = None
-            if octets < count * blksize:
-                count, last = octets // blksize + 1, octets % blksize
-            batch.number(blocks.start, count, machine.terms.rollover or 0)
-            total = count * batch.size - (0 if last is None else blksize - last)
-            sent = self._send_blocks(batch.octets[:total], batch.size, count)
-            if machine.outcome is not None:
-                return  # The network refused them for good.
-            machine.sent(sent, now, last if sent == count else None)
-            self.blocked = sent < count
-            if sent == len(blocks):
-                return
-
-    def _send_blocks(self, packets: memoryview, size: int, count: int) -> int:
-        """How many of `count` packets are on their way, or soon will be."""
-        outbox = self._workspace.outbox
-        if outbox.corked and len(packets) <= MAX_SEGMENTS_OCTETS:
-            outbox.put(self._endpoint, bytes(packets), size, self.peer, self)
-            return count
-        try:
-            return self._endpoint.send_blocks(packets, size, self.peer)
-        except OSError as error:
-            self._account()
-            self._network_failed(error)
-            return count
-
-    def _settle(self) -> None:
-        self._awaited = None
-        if self._ahead is not None:
-            self._workspace.give_back(self._ahead)
-            self._ahead = None
-            self._windows = []
-        self._source.close()
-
-
-class ReceivingSession(Session):
-    """A transfer whose file is there: a client that reads, a server that is written to.
-
-    With `exact` the file must have as many octets as `tsize` announced. Without, `tsize` is a hint:
-    netascii changes the size, and a client that writes may not know it.
-    """
-
-    __slots__ = ("_committed", "_exact", "_sink")
-
-    machine: Receiver
-
-    def __init__(
-        self,
-        machine: Receiver,
-        sink: Sink,
-        request: Request,
-        link: Link,
-        *,
-        report: Observer,
-        number: int,
-        now: float,
-        exact: bool = False,
-    ) -> None:
-        super().__init__(machine, request, link, report=report, number=number, now=now)
-        self._sink = sink
-        self._exact = exact
-        self._committed = False
-
-    def readable(self, now: float) -> None:
-        """Take in all that waits, up to what has to be answered, and store it in one go."""
-        room = self._workspace.inbound
-        for _ in range(_RECEIVES_IN_A_ROW):
-            received = self._receive(room)
-            if received is None:
-                break
-            octets, size = received
-            self._hear(octets, size, now)
-            room = room[len(octets) :]
-            # What has come fills the buffer until it is stored.
-            if self.machine.owes_answer or len(room) < MOST_AT_ONCE:
-                break
-        self._advance(now)
-
-    def deliver(self, octets: memoryview, size: int, now: float) -> None:
-        """Act on datagrams of `size` octets from the peer, one behind the other."""
-        self._hear(octets, size, now)
-        self._advance(now)
-
-    def _hear(self, octets: memoryview, size: int, now: float) -> None:
-        if len(octets) <= size:
-            self.machine.receive(octets, now)
-        else:
-            self.machine.receive_joined(octets, size, now)
-
-    def _network_failed(self, error: OSError) -> None:
-        super()._network_failed(error)
-        # It may be a stranger whose host says so.
-        if error.errno == errno.ECONNREFUSED and not self.strangers:
-            self.machine.peer_is_gone()
-
-    def _work(self, now: float) -> None:
-        """Store what has come; only then may the machine acknowledge it."""
-        machine = self.machine
-        try:
-            if chunks := machine.payloads():
-                self._sink.write(chunks)
-            if machine.complete and machine.outcome is None:
-                self._check_size()
-                self._committed = True  # `commit` ends the sink, even where it fails.
-                self._sink.commit()
-        except (OSError, TFTPError) as error:
-            self._storage_failed(error)
-            return
-        machine.stored(now)
-
-    def _check_size(self) -> None:
-        announced, came = self.machine.terms.tsize, self.machine.counters.payload
-        # Some servers answer 0 where they do not know.
-        if self._exact and announced and announced != came:
-            raise ProtocolError(f"{announced} octets were announced, but {came} came")
-
-    def _settle(self) -> None:
-        if not self._committed:
-            self._sink.discard()

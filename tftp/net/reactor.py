@@ -12,7 +12,6 @@ old one is passed over: of a handler's entries only the one that is `armed` coun
 import contextlib
 import heapq
 import itertools
-import logging
 import os
 import select
 import threading
@@ -21,11 +20,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
 
+from tftp.log import logger
 from tftp.net.waiting import Waiting
 
 __all__ = ["Handler", "Reactor"]
-
-logger = logging.getLogger("tftp")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -275,7 +273,7 @@ class Reactor:
         try:
             handler.failed(error)
         except Exception:
-            logger.exception("a handler could not even fail")
+            logger().exception("a handler could not even fail")
             self._drop(handler)
 
     def _woken(self) -> None:
@@ -288,7 +286,7 @@ class Reactor:
             try:
                 self._calls.popleft()()
             except Exception:
-                logger.exception("a call into the reactor failed")
+                logger().exception("a call into the reactor failed")
 
     def _drop(self, handler: Handler) -> None:
         if handler not in self._handlers:
@@ -297,7 +295,7 @@ class Reactor:
         try:
             handler.close()
         except Exception:
-            logger.exception("a handler could not be closed")
+            logger().exception("a handler could not be closed")
         if self._dropped is not None:
             self._dropped(handler)
 
