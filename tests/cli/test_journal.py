@@ -133,7 +133,7 @@ def pipe() -> Iterator[tuple[BinaryIO, int]]:
 
 def test_a_reader_that_stands_still_costs_lines_and_no_time(pipe: tuple[BinaryIO, int]) -> None:
     reader, writer = pipe
-    total = 15_000
+    total = 25_000  # The queue holds 10 000, and the writer as many.
     journal = Journal(
         writer,
         lambda event: f"{event.transfer} " + "x" * 100,

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from tftp.cli.display import count, granted_options, numbers, write_line
 from tftp.errors import ErrorCode, TFTPError
@@ -99,9 +99,7 @@ class Journal:
             entries = [self._queue.get()]
             # To be woken for each line would hold up the threads that move the packets.
             last = self._closing.wait(_GATHER)
-            with suppress(Empty):
-                while True:
-                    entries.append(self._queue.get_nowait())
+            entries += [self._queue.get() for _ in range(self._queue.qsize())]
             lines = [
                 entry if isinstance(entry, str) else self._line(entry)
                 for entry in entries
