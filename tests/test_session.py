@@ -41,7 +41,9 @@ from tftp.net.endpoint import Endpoint, Workspace, open_port
 from tftp.net.reactor import Reactor
 from tftp.options import Terms
 from tftp.packets import Ack, Data, Error, OptionAck, Packet, ReadRequest, WriteRequest
-from tftp.session import Link, ReceivingSession, SendingSession, Session
+from tftp.receiving import ReceivingSession
+from tftp.sending import SendingSession
+from tftp.session import Link, Session
 from tftp.timers import Patience
 from tftp.transfer import Receiver, Sender
 

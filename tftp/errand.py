@@ -18,7 +18,9 @@ from tftp.net import kernel
 from tftp.net.endpoint import Endpoint, Workspace, open_port
 from tftp.options import DEFAULT_BLKSIZE, MAX_BLKSIZE, Terms, offer
 from tftp.packets import ReadRequest, WriteRequest
-from tftp.session import Link, ReceivingSession, SendingSession, Session
+from tftp.receiving import ReceivingSession
+from tftp.sending import SendingSession
+from tftp.session import Link, Session
 from tftp.storage.adapters import NetasciiSink, NetasciiSource
 from tftp.storage.ends import Origin, Target, open_origin, open_target
 from tftp.timers import Patience, RetransmitTimer

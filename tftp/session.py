@@ -1,18 +1,17 @@
 """A transfer as it runs: a state machine, the file's end and the network's end, brought together.
 
 The whole of the shell around a machine is `_advance`: pass on what it hands out, store what it has
-collected, send its replies. The blocking client and both servers run these classes; they differ in
-who calls them. A failing file becomes an ERROR to the peer here, and nowhere else.
+collected, send its replies. `sending` and `receiving` are its two kinds. The blocking client and
+both servers run these; they differ in who calls them. A failing file becomes an ERROR to the peer
+here, and nowhere else.
 """
 
 import contextlib
 import errno
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tftp.blocks import on_wire
-from tftp.errors import Aborted, ErrorCode, ProtocolError, Refused, TFTPError, Unreachable
+from tftp.errors import Aborted, ErrorCode, Refused, TFTPError, Unreachable
 from tftp.events import (
     Address,
     Observer,
@@ -22,13 +21,11 @@ from tftp.events import (
     TransferStarted,
 )
 from tftp.log import logger
-from tftp.net.endpoint import MOST_AT_ONCE, Batch, Endpoint, Workspace
-from tftp.net.kernel import MAX_SEGMENTS_OCTETS
-from tftp.packets import HEADER, Error, Opcode
-from tftp.storage.base import Sink, Source
-from tftp.transfer import Receiver, Sender, State, Transfer
+from tftp.net.endpoint import Endpoint, Workspace
+from tftp.packets import Error, Opcode
+from tftp.transfer import State, Transfer
 
-__all__ = ["Link", "ReceivingSession", "SendingSession", "Session", "refusal"]
+__all__ = ["Link", "Session", "refusal"]
 
 # Seconds between two progress events.
 _PROGRESS_EVERY = 0.25
@@ -62,15 +59,8 @@ _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 _ERROR_OPCODE = Opcode.ERROR.to_bytes(2, "big")
 # How many foreign addresses a session remembers, for its error message.
 _STRANGERS = 4
-_ACK = int(Opcode.ACK)
-# Octets that an ACK, or an ERROR with a long text, may have.
-_SMALL = 1024
-# Calls to receive before the other transfers have their turn.
-_RECEIVES_IN_A_ROW = 64
 # How many datagrams are taken in before the judgement on a new request of the same client.
 _CATCH_UP = 64
-# A transfer of fewer windows is over before looking ahead has paid.
-_LOOK_AHEAD_FROM = 4
 # How many datagrams from others it looks at before the other transfers have their turn.
 _STRAYS_IN_A_ROW = 8
 
@@ -110,7 +100,7 @@ class Link:
 
 
 class Session:
-    """One transfer, as a `Handler` for a reactor. See its two kinds below.
+    """One transfer, as a `Handler` for a reactor; of one kind or the other.
 
     Attributes:
         machine: the state machine.
@@ -422,7 +412,3 @@ class Session:
             duration=now - self._began,
         )
         self._report(self.ended)
-
-
-class SendingSession(Session):
-    """A transfer whose file is here: a server that is read from, a client that writes.

@@ -25,11 +25,13 @@ from tftp.net import kernel
 from tftp.net.endpoint import Workspace, open_port
 from tftp.options import Limits
 from tftp.packets import Error
+from tftp.receiving import ReceivingSession
+from tftp.sending import SendingSession
 from tftp.server import ServerConfig
 from tftp.server.listener import Arrival
 from tftp.server.opening import Opening
 from tftp.server.policy import Policy, backslashes, strip_junk
-from tftp.session import ReceivingSession, SendingSession, Session
+from tftp.session import Session
 from tftp.storage.base import Storage
 from tftp.timers import Patience
 

@@ -25,10 +25,12 @@ from tftp.events import (
 from tftp.net import kernel
 from tftp.net.endpoint import Endpoint, Outbox, Workspace, open_first_free, open_port
 from tftp.options import DEFAULT_BLKSIZE, Limits, Terms, answer
+from tftp.receiving import ReceivingSession
+from tftp.sending import SendingSession
 from tftp.server.config import ServerConfig
 from tftp.server.listener import Arrival
 from tftp.server.policy import Policy
-from tftp.session import Link, ReceivingSession, SendingSession, Session, refusal
+from tftp.session import Link, Session, refusal
 from tftp.storage.adapters import NetasciiSink, NetasciiSource
 from tftp.storage.base import Storage
 from tftp.transfer import Receiver, Sender

@@ -1,0 +1,250 @@
+"""A transfer whose file is here, as it runs: windows are read, and leave on the ACKs that come.
+
+What looks ahead here is for speed alone, and steps aside at the first loss: then the machine
+(`tftp.sender`) says what to send, as it does at the beginning and at the end.
+"""
+
+from collections.abc import Iterator
+
+from tftp.blocks import on_wire
+from tftp.errors import TFTPError
+from tftp.events import Observer, Request
+from tftp.net.endpoint import Batch
+from tftp.net.kernel import MAX_SEGMENTS_OCTETS
+from tftp.packets import HEADER, Opcode
+from tftp.session import Link, Session
+from tftp.storage.base import Source
+from tftp.transfer import Sender
+
+__all__ = ["SendingSession"]
+
+_ACK = int(Opcode.ACK)
+# Octets that an ACK, or an ERROR with a long text, may have.
+_SMALL = 1024
+# A transfer of fewer windows is over before looking ahead has paid.
+_LOOK_AHEAD_FROM = 4
+
+
+class SendingSession(Session):
+    """A transfer whose file is here: a server that is read from, a client that writes.
+
+    As long as nothing gets lost, the same happens over and over: the ACK that was awaited comes,
+    and the next window leaves. So some windows are read and numbered beforehand (`_look_ahead`),
+    each leaves on its ACK (`_step`), and the machine is told of all of them together (`_account`),
+    at the latest before it is asked anything.
+    """
+
+    __slots__ = (
+        "_ahead",
+        "_awaited",
+        "_recvfrom",
+        "_size",
+        "_source",
+        "_stepped_at",
+        "_steps",
+        "_taken",
+        "_windows",
+    )
+
+    machine: Sender
+
+    def __init__(
+        self,
+        machine: Sender,
+        source: Source,
+        request: Request,
+        link: Link,
+        *,
+        report: Observer,
+        number: int,
+        now: float,
+    ) -> None:
+        super().__init__(
+            machine, request, link, report=report, number=number, now=now, size=source.size
+        )
+        self._source = source
+        self._recvfrom = link.endpoint.socket.recvfrom
+        self._ahead: Batch | None = None
+        self._awaited: bytes | None = None  # the ACK on which the next of the steps is taken
+        self._windows: list[memoryview] = []
+        self._size = 0  # octets of a full packet
+        self._steps: Iterator[tuple[bytes | None, memoryview]] = iter(())
+        self._taken = 0  # steps that the machine does not know of
+        self._stepped_at = now
+
+    def readable(self, now: float) -> None:
+        """Take in an ACK; where nothing gets lost, answer it with the window that is ready."""
+        if self._awaited is None:
+            super().readable(now)
+            return
+        try:
+            datagram, sender = self._recvfrom(_SMALL)
+        except OSError:
+            super().readable(now)  # Nothing, or an error, which will come again.
+            return
+        if datagram == self._awaited and sender == self.peer:
+            self._step(datagram, now)
+        elif sender == self.peer or self._is_peer(sender):
+            self.deliver(memoryview(datagram), len(datagram), now)
+        else:
+            self._turn_away(memoryview(datagram), sender)
+
+    def deliver(self, octets: memoryview, size: int, now: float) -> None:
+        """Act on datagrams of `size` octets from the peer, one behind the other."""
+        self._account()
+        super().deliver(octets, size, now)
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+        self._account()
+        super().expire(now)
+
+    def joins(self, request: Request, now: float, came: float | None = None) -> bool:
+        """Whether `request`, from the same client port, is this transfer's own, come again."""
+        self._account()
+        return super().joins(request, now, came)
+
+    def abort(self, error: TFTPError, *, tell: bool = True) -> None:
+        """End the transfer for this reason; `tell` the peer, unless it has moved on."""
+        self._account()
+        super().abort(error, tell=tell)
+
+    def unsent(self, error: OSError) -> None:
+        """A datagram that waited to be sent with others could not be."""
+        self._account()
+        super().unsent(error)
+
+    # -- looking ahead ----------------------------------------------------------------------------
+
+    def _look_ahead(self) -> None:
+        """Read the next full windows while the peer still has the present one."""
+        self._awaited = None
+        machine = self.machine
+        if self._ahead is None and machine.counters.blocks < _LOOK_AHEAD_FROM:
+            return
+        block = machine.awaited()
+        if block is None:
+            return
+        batch = self._ahead or self._borrow(block)
+        if batch is None:
+            return
+        terms = machine.terms
+        windowsize, rollover = terms.windowsize, terms.rollover or 0
+        try:
+            octets = self._source.read_into(batch.slots, block * terms.blksize)
+        except (OSError, TFTPError):
+            return  # It will be met again where it belongs, when these blocks are due.
+        windows = octets // (windowsize * terms.blksize)
+        if not windows:
+            return
+        batch.number(block + 1, windows * windowsize, rollover)
+        acked = range(block, block + windows * windowsize, windowsize)
+        acks = [HEADER.pack(_ACK, on_wire(last, rollover)) for last in acked]
+        self._awaited = acks[0]
+        self._steps = zip([*acks[1:], None], self._windows, strict=False)
+
+    def _step(self, ack: bytes, now: float) -> None:
+        """Send the window that is ready; if it was the last of them, prepare some more."""
+        self._awaited, window = next(self._steps)
+        outbox = self._workspace.outbox
+        if outbox.corked:
+            outbox.put(self._endpoint, bytes(window), self._size, self.peer, self)
+        elif not self._send_step(window, ack, now):
+            return
+        self._taken += 1
+        self._stepped_at = now
+        if self._awaited is None:
+            self._account()
+            self._look_ahead()
+        if now >= self._next_progress:
+            self._account()
+            self._report_progress(now)
+
+    def _send_step(self, window: memoryview, ack: bytes, now: float) -> bool:
+        """Send a window now. False if the network has not taken all of it."""
+        machine = self.machine
+        windowsize = machine.terms.windowsize
+        sent = self._send_blocks(window, self._size, windowsize)
+        if machine.outcome is not None:
+            self._advance(now)  # The network refused them for good.
+            return False
+        if sent < windowsize:
+            self._account()
+            self._awaited = None
+            machine.receive(ack, now)
+            machine.sent(sent, now)
+            self.blocked = True
+            return False
+        return True
+
+    def _account(self) -> None:
+        """Tell the machine of the steps that were taken."""
+        if self._taken:
+            taken, self._taken = self._taken, 0
+            self.machine.advanced(taken, self._stepped_at)
+
+    def _borrow(self, block: int) -> Batch | None:
+        """Room to look ahead in, where the transfer is long enough for that to pay."""
+        if self._source.size is None:
+            return None  # It is read once: a window back from there is all that it remembers.
+        terms = self.machine.terms
+        if block >= _LOOK_AHEAD_FROM * terms.windowsize and self.fileno() >= 0:
+            self._ahead = batch = self._workspace.lend(terms.blksize, terms.windowsize)
+            if batch is not None:
+                self._size = batch.size
+                self._windows = batch.windows(terms.windowsize)
+        return self._ahead
+
+    # -- sending ----------------------------------------------------------------------------------
+
+    def _work(self, now: float) -> None:
+        """Send what the window allows: one read and, where the kernel can, one call to send."""
+        machine = self.machine
+        self._send_windows(now)
+        if not self.blocked and machine.outcome is None:
+            self._look_ahead()
+
+    def _send_windows(self, now: float) -> None:
+        machine = self.machine
+        while not self.blocked and (blocks := machine.window()):
+            blksize = machine.terms.blksize
+            batch = self._workspace.batch(blksize)
+            count = min(len(blocks), len(batch.slots))
+            try:
+                octets = self._source.read_into(batch.slots[:count], (blocks.start - 1) * blksize)
+            except (OSError, TFTPError) as error:
+                self._storage_failed(error)
+                return
+            last = None
+            if octets < count * blksize:
+                count, last = octets // blksize + 1, octets % blksize
+            batch.number(blocks.start, count, machine.terms.rollover or 0)
+            total = count * batch.size - (0 if last is None else blksize - last)
+            sent = self._send_blocks(batch.octets[:total], batch.size, count)
+            if machine.outcome is not None:
+                return  # The network refused them for good.
+            machine.sent(sent, now, last if sent == count else None)
+            self.blocked = sent < count
+            if sent == len(blocks):
+                return
+
+    def _send_blocks(self, packets: memoryview, size: int, count: int) -> int:
+        """How many of `count` packets are on their way, or soon will be."""
+        outbox = self._workspace.outbox
+        if outbox.corked and len(packets) <= MAX_SEGMENTS_OCTETS:
+            outbox.put(self._endpoint, bytes(packets), size, self.peer, self)
+            return count
+        try:
+            return self._endpoint.send_blocks(packets, size, self.peer)
+        except OSError as error:
+            self._account()
+            self._network_failed(error)
+            return count
+
+    def _settle(self) -> None:
+        self._awaited = None
+        if self._ahead is not None:
+            self._workspace.give_back(self._ahead)
+            self._ahead = None
+            self._windows = []
+        self._source.close()
