@@ -115,6 +115,13 @@ def test_the_token_may_stand_in_the_environment(
         assert operator.next()["access"] == "look"
 
 
+def test_blanks_are_no_token(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "TFTP_MONITOR_TOKEN", " \n")
+    done = run("serve", root, "--port", "0", "--monitor", "0.0.0.0:0", cwd=root)
+    assert done.returncode == 2
+    assert "set a token" in done.stderr.decode()
+
+
 def test_the_log_level_can_be_turned_up(root: Path) -> None:
     with (
         serving(root, "--monitor", "0") as (server, address, place),

@@ -280,6 +280,25 @@ def test_whoever_closes_their_side_still_gets_the_answers(one: Watched) -> None:
         messages = operator.rest()
     assert [message["event"] for message in messages][-1] == "bye"
     assert {message.get("command") for message in messages} >= {"help", "limits"}
+    assert [message.get("id") for message in messages if message["event"] == "snapshot"] == [
+        None,
+        "1",
+    ]
+
+
+@pytest.mark.parametrize("last", ["transfers", "transfers\nquit\ndrain"])
+def test_whoever_leaves_gets_what_they_have_asked_for_first(one: Watched, last: str) -> None:
+    with Operator(one.place) as operator:
+        operator.say(last)
+        operator.sock.shutdown(socket.SHUT_WR)
+        told = [(message["event"], message.get("command")) for message in operator.rest()]
+    assert told == [
+        ("greeting", None),
+        ("snapshot", None),
+        ("reply", "transfers"),
+        ("bye", None),
+    ]
+    assert one.server.state == "serving"
 
 
 def test_an_order_in_pieces_is_one_order(operator: Operator) -> None:
@@ -363,7 +382,8 @@ def test_a_long_line_is_no_order(operator: Operator) -> None:
 def test_half_a_line_is_no_order(one: Watched, operator: Operator) -> None:
     operator.sock.sendall(b"drain")
     operator.sock.shutdown(socket.SHUT_WR)
-    assert [message["event"] for message in operator.rest()] == ["bye"]
+    [farewell] = operator.rest()
+    assert "in the midst of a line" in farewell["message"]
     assert one.server.state == "serving"
 
 
@@ -558,6 +578,13 @@ def test_a_path_that_somebody_uses_is_left_alone(one: Watched, tmp_path: Path, k
     assert failed.value.errno == errno.EADDRINUSE
     assert failed.value.filename == f"unix:{path}"
     assert path.exists()
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_told(one: Watched, tmp_path: Path) -> None:
+    channel = Channel(one.board, one.server, Place(path=f"{tmp_path}/{'a' * 120}"))
+    with pytest.raises(OSError, match="too long") as failed:
+        channel.start()
+    assert failed.value.errno == errno.ENAMETOOLONG
 
 
 def test_a_port_that_is_taken_is_told_with_its_place(one: Watched) -> None:

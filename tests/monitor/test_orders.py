@@ -24,6 +24,7 @@ from tftp.monitor.orders import KINDS, ORDERS, NonsenseError, Order, parse
         ("limits", {"command": "limits"}),
         ("log-level DEBUG", {"command": "log-level", "level": "debug"}),
         ("token a=b", {"command": "token", "token": "a=b"}),
+        ("token  two  words=3 ", {"command": "token", "token": "two  words=3"}),
         ("drain token=secret", {"command": "drain", "token": "secret"}),
     ],
 )
@@ -47,6 +48,23 @@ def test_nonsense_keeps_the_id_that_it_has(line: bytes) -> None:
         parse(line)
     assert refused.value.id == "4"
     assert refused.value.command is None
+
+
+@pytest.mark.parametrize("line", [b"help command=drain", b"frobnicate command=drain"])
+def test_a_line_of_words_has_no_order_but_its_first_word(line: bytes) -> None:
+    with pytest.raises(NonsenseError, match="first word"):
+        parse(line)
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"id": 4}'])
+def test_json_without_a_command_is_told_what_it_lacks(line: bytes) -> None:
+    with pytest.raises(NonsenseError, match='no "command"'):
+        parse(line)
+
+
+def test_a_limit_of_no_transfers_is_told_in_the_order_s_own_words() -> None:
+    with pytest.raises(NonsenseError, match=r"^max_transfers is at least 1$"):
+        parse(b"limits max_transfers=0")
 
 
 def test_a_wrong_member_keeps_the_order_s_name() -> None:

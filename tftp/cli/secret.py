@@ -23,7 +23,7 @@ def read_token(file: Path | None) -> str | None:
         click.ClickException: the file can not be read, or is empty.
     """
     if file is None:
-        return os.environ.get(VARIABLE) or None
+        return os.environ.get(VARIABLE, "").strip() or None
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:

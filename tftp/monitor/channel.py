@@ -452,7 +452,7 @@ class Channel:
             return
         self._require(reader, order)
         if command == "quit":
-            reader.part("goodbye")
+            reader.leave("goodbye")
         elif command in ("snapshot", "transfers"):
             if len(reader.wants) >= _MOST_WANTS:
                 raise NonsenseError("wait for the answers that you have asked for", command, number)

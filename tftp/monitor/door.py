@@ -182,8 +182,10 @@ def _open_path(path: str) -> socket.socket:
         # Nobody can connect before `listen`, so nobody gets in by the mode that it has until here.
         Path(path).chmod(0o600)
         sock.listen(_BACKLOG)
-    except OSError:
+    except OSError as error:
         sock.close()
+        if error.errno is None:  # Python has looked at its length before the system could.
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)) from None
         raise
     return sock
 

@@ -87,7 +87,7 @@ def parse(line: bytes) -> Order:
         raise NonsenseError("this is not UTF-8") from None
     if text.startswith("{"):
         return _check(_from_json(text))
-    return _check(_from_words(text.split()))
+    return _check(_from_words(text))
 
 
 def _from_json(text: str) -> dict[str, Any]:
@@ -101,17 +101,21 @@ def _from_json(text: str) -> dict[str, Any]:
     return members
 
 
-def _from_words(words: list[str]) -> dict[str, Any]:
-    if not words:
+def _from_words(text: str) -> dict[str, Any]:
+    if not text:
         raise NonsenseError("an empty line: try help")
-    command, *rest = words
+    command, *rest = text.split(maxsplit=1)
     form = ORDERS.get(command)
     members: dict[str, Any] = {"command": command}
+    if form is not None and form.words == "token":
+        # It may have any character in it, blanks and equals signs too.
+        return members | dict(zip(["token"], rest, strict=False))
     single = []
-    for word in rest:
+    for word in " ".join(rest).split():
         name, equals, value = word.partition("=")
-        # A token may have any character in it.
-        if equals and (form is None or form.words != "token"):
+        if name == "command" and equals:
+            raise NonsenseError("an order is the first word of its line: try help")
+        if equals:
             members[name] = value
         else:
             single.append(word)
@@ -125,7 +129,11 @@ def _from_words(words: list[str]) -> dict[str, Any]:
 
 
 def _check(members: dict[str, Any]) -> Order:
-    command, number = members.pop("command", None), _id(members.pop("id", None))
+    if "command" not in members:
+        raise NonsenseError(
+            'no "command" says what is wanted: try help', None, _id(members.get("id"))
+        )
+    command, number = members.pop("command"), _id(members.pop("id", None))
     if not isinstance(command, str) or command not in ORDERS:
         shown = printable(str(command))[:40]
         raise NonsenseError(f"there is no order {shown!r}: try help", None, number)
@@ -168,6 +176,13 @@ def _number(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MOST_NUMBER:
         raise ValueError("is a number")
     return value
+
+
+def _at_least_one(value: Any) -> int:
+    number = _number(value)
+    if number < 1:
+        raise ValueError("is at least 1")
+    return number
 
 
 def _text(value: Any) -> str:
@@ -240,7 +255,11 @@ ORDERS = {
         "limits [max_transfers=N] [max_blksize=N] [max_windowsize=N]",
         "tell the limits, or change them for requests to come",
         acts=True,
-        members={"max_transfers": _number, "max_blksize": _number, "max_windowsize": _number},
+        members={
+            "max_transfers": _at_least_one,
+            "max_blksize": _number,
+            "max_windowsize": _number,
+        },
     ),
     "log-level": Form(
         "log-level debug|info|warning|error",

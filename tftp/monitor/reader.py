@@ -29,8 +29,9 @@ _MOST_TRANSFERS = 50_000
 # What one call sends at the most, and receives.
 _SEND, _RECEIVE = 1 << 16, 1 << 12
 # Seconds in which a reader that can look at nothing without a token has to show it; without having
-# taken anything; and to take its last lines after it has closed its side.
-_SHOW_TOKEN, _STUCK, _LAST_LINES = 10.0, 300.0, 5.0
+# taken anything; and to take its last lines after the goodbye. One that leaves is given time for
+# the answers that it still waits for.
+_SHOW_TOKEN, _STUCK, _LAST_LINES, _LAST_ANSWERS = 10.0, 300.0, 5.0, 30.0
 # Lines in a row that make no sense.
 _MOST_NONSENSE = 32
 
@@ -90,6 +91,7 @@ class Reader:
         self._hear = hear
         self._deaf = False
         self._parting = False
+        self._farewell: str | None = None  # to be said when all has been answered
         self._until: float | None = now + _SHOW_TOKEN if access is Access.NONE else None
         self._stuck_at: float | None = None
         self._queue: deque[tuple[Priority, bytes]] = deque()
@@ -160,6 +162,8 @@ class Reader:
 
     def flush(self, now: float) -> None:
         """Send what there is room for."""
+        if self._farewell is not None and not self.wants and not self.held:
+            self.part(self._farewell)
         while not self.finished:
             if not self._outgoing and not self._load():
                 self.blocked = False
@@ -177,6 +181,12 @@ class Reader:
                 return
             self._stuck_at = None
             self._outgoing = self._outgoing[sent:]
+
+    def leave(self, message: str) -> None:
+        """It wants no more: nothing is taken in, and when it has been answered, say goodbye."""
+        if self._farewell is None and not self._parting:
+            self._farewell = message
+            self._until = time.monotonic() + _LAST_ANSWERS
 
     def part(self, message: str, *, final: bool = False, patience: float | None = None) -> None:
         """Say goodbye: no more is taken in or queued; what waits has so many seconds to leave."""
@@ -222,7 +232,8 @@ class Reader:
         if octets:
             self._take(octets)
         else:
-            self.part("you have closed your side")
+            half = " in the midst of a line: it was passed over" if self._incoming else ""
+            self.leave(f"you have closed your side{half}")
             # A closed side is readable for ever.
             self._reactor.call(self._stop_listening)
         self.flush(now)
@@ -293,7 +304,7 @@ class Reader:
     def _take(self, octets: bytes) -> None:
         *lines, rest = (bytes(self._incoming) + octets).split(b"\n")
         for line in lines:
-            if self._parting:
+            if self._parting or self._farewell is not None:
                 return
             if self._skipping:
                 self._skipping = False
