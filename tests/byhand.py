@@ -5,15 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tftp.options import Terms
-from tftp.packets import (
-    Ack,
-    Data,
-    OptionAck,
-    Packet,
-    ReadRequest,
-    WriteRequest,
-    decode,
-)
+from tftp.packets import Ack, Data, OptionAck, Packet, ReadRequest, WriteRequest, decode
 from tftp.timers import Patience
 from tftp.transfer import Receiver, Sender, Transfer
 

@@ -8,15 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.byhand import PATIENCE, RRQ, WRQ, fetching, full, hear, roles, said, send, serving
-from tests.wire import (
-    Nobody,
-    Path,
-    Server,
-    Station,
-    Wire,
-    reading,
-    writing,
-)
+from tests.wire import Nobody, Path, Server, Station, Wire, reading, writing
 from tftp.errors import (
     Aborted,
     DecodeError,
@@ -30,16 +22,7 @@ from tftp.errors import (
 )
 from tftp.events import Outcome
 from tftp.options import Terms
-from tftp.packets import (
-    Ack,
-    Data,
-    Error,
-    Opcode,
-    OptionAck,
-    Packet,
-    ReadRequest,
-    WriteRequest,
-)
+from tftp.packets import Ack, Data, Error, Opcode, OptionAck, Packet, ReadRequest, WriteRequest
 from tftp.timers import Patience
 from tftp.transfer import Receiver, Sender, State, Transfer
 

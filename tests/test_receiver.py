@@ -13,14 +13,7 @@ from tests.byhand import PATIENCE, RRQ, asking, fetching, full, hear, said
 from tftp.blocks import on_wire
 from tftp.events import Outcome
 from tftp.options import Terms
-from tftp.packets import (
-    Ack,
-    Data,
-    Error,
-    OptionAck,
-    Packet,
-    ReadRequest,
-)
+from tftp.packets import Ack, Data, Error, OptionAck, Packet, ReadRequest
 from tftp.timers import Patience
 from tftp.transfer import Receiver, State, Transfer
 

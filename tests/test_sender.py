@@ -5,23 +5,11 @@ from dataclasses import asdict
 import pytest
 
 from tests.byhand import PATIENCE, WRQ, hear, said, send, send_all, serving
-from tests.wire import (
-    Nobody,
-    Station,
-    Wire,
-)
-from tftp.errors import (
-    Aborted,
-)
+from tests.wire import Nobody, Station, Wire
+from tftp.errors import Aborted
 from tftp.events import Outcome
 from tftp.options import Terms
-from tftp.packets import (
-    Ack,
-    Error,
-    Opcode,
-    OptionAck,
-    WriteRequest,
-)
+from tftp.packets import Ack, Error, Opcode, OptionAck, WriteRequest
 from tftp.timers import Patience
 from tftp.transfer import Sender, State, Transfer
 

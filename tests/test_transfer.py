@@ -14,16 +14,7 @@ from random import Random
 import pytest
 
 from tests.byhand import PATIENCE, hear, roles, serving, windowsizes
-from tests.firmware import (
-    EDK2,
-    GRUB,
-    IPXE,
-    Apprentice,
-    Client,
-    Prober,
-    RaspberryPi4,
-    UBoot,
-)
+from tests.firmware import EDK2, GRUB, IPXE, Apprentice, Client, Prober, RaspberryPi4, UBoot
 from tests.wire import (
     Fate,
     Path,
@@ -41,11 +32,7 @@ from tests.wire import (
 )
 from tftp.events import Outcome
 from tftp.options import Terms
-from tftp.packets import (
-    Ack,
-    Data,
-    Opcode,
-)
+from tftp.packets import Ack, Data, Opcode
 from tftp.timers import Patience
 from tftp.transfer import Receiver, Sender, State
 

@@ -26,7 +26,7 @@ Loss is met in four ways; docs/explanation/recovery.md says what each of them is
 *   The sender goes back to the hole, once. An ACK that does not reach beyond what had been sent by
     then, and comes within a round trip, may be an echo of what was in flight: it moves the window
     on, and nothing is sent again. Without that bound receivers that repeat their ACK for each later
-    block (EDK2), or whose windows are not the sender's (U-Boot), would get the file many times over.
+    block (EDK2), or whose windows are not the sender's (U-Boot), would get the file many times.
 *   Where nobody says anything the timer fires.
 *   Where holes keep coming the sender pauses inside its window, and between two pauses sends about
     as much as got through lately: the receiver's queue is shorter than the window.
