@@ -158,6 +158,27 @@ def test_a_refusal_for_a_failure_without_a_number_is_not_defined() -> None:
     assert (refusal.code, str(refusal)) == (ErrorCode.UNDEFINED, "transfer failed")
 
 
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (FileNotFoundError("boot/x"), 1),
+        (NotADirectoryError(), 1),
+        (PermissionError("no"), 2),
+        (IsADirectoryError("boot"), 2),
+        (FileExistsError("boot/x"), 6),
+        (OSError(errno.ENOSPC), 3),
+        (TimeoutError("the back end sleeps"), 0),
+        (OSError(), 0),
+    ],
+    ids=repr,
+)
+def test_a_failure_that_a_person_raised_by_hand_is_understood(raised: OSError, code: int) -> None:
+    refusal = Refused.because(raised)
+    assert refusal.code is ErrorCode(code)
+    assert "boot" not in str(refusal)
+    assert refusal.__cause__ is raised
+
+
 def test_real_failures_of_the_file_system_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 

@@ -99,8 +99,14 @@ class Refused(TFTPError):
 
     @classmethod
     def because(cls, error: OSError) -> "Refused":
-        """The refusal that stands for a failed system call, without the path that it names."""
-        return cls(_ERRNO_TEXTS.get(error.errno or 0, ""), code_for_errno(error.errno))
+        """The refusal that stands for a failed system call, without the path that it names.
+
+        People raise such errors by hand, too: `FileNotFoundError(name)`, `OSError(errno.ENOSPC)`.
+        """
+        number = _meant(error) if error.errno is None else error.errno
+        refused = cls(_ERRNO_TEXTS.get(number or 0, ""), code_for_errno(number))
+        refused.__cause__ = error
+        return refused
 
 
 class TransferTimeout(TFTPError, TimeoutError):
@@ -150,6 +156,26 @@ _ERRNO_TEXTS = {
     errno.ENFILE: "server out of file descriptors",
     errno.EIO: "input/output error",
 }
+
+# What an `OSError` without a number means by its type alone.
+_MEANT = {
+    FileNotFoundError: errno.ENOENT,
+    PermissionError: errno.EACCES,
+    FileExistsError: errno.EEXIST,
+    IsADirectoryError: errno.EISDIR,
+    NotADirectoryError: errno.ENOTDIR,
+}
+
+
+def _meant(error: OSError) -> int | None:
+    """The errno that an `OSError` without one stands for."""
+    for kind, number in _MEANT.items():
+        if isinstance(error, kind):
+            return number
+    match error.args:
+        case (int(number),):
+            return number
+    return None
 
 
 def code_for_errno(number: int | None) -> ErrorCode:

@@ -25,7 +25,7 @@ from tftp.net.endpoint import Endpoint, Workspace
 from tftp.packets import Error, Opcode
 from tftp.transfer import State, Transfer
 
-__all__ = ["Link", "Session", "refusal"]
+__all__ = ["Link", "Session"]
 
 # Seconds between two progress events.
 _PROGRESS_EVERY = 0.25
@@ -46,15 +46,6 @@ _LOSSES = frozenset(
     }
 )
 
-# What an `OSError` without a number means by its type alone, as people raise it by hand.
-_MEANT = {
-    FileNotFoundError: errno.ENOENT,
-    PermissionError: errno.EACCES,
-    FileExistsError: errno.EEXIST,
-    IsADirectoryError: errno.EISDIR,
-    NotADirectoryError: errno.ENOTDIR,
-}
-
 _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 _ERROR_OPCODE = Opcode.ERROR.to_bytes(2, "big")
 # How many foreign addresses a session remembers, for its error message.
@@ -63,22 +54,6 @@ _STRANGERS = 4
 _CATCH_UP = 64
 # How many datagrams from others it looks at before the other transfers have their turn.
 _STRAYS_IN_A_ROW = 8
-
-
-def refusal(error: OSError | TFTPError) -> TFTPError:
-    """What a peer is told when a storage has failed with `error`."""
-    if isinstance(error, TFTPError):
-        return error
-    meant: OSError = error
-    if error.errno is None:
-        # Raised by hand: `FileNotFoundError(name)`, `OSError(errno.ENOSPC)`.
-        number = next((number for kind, number in _MEANT.items() if isinstance(error, kind)), None)
-        if number is None and len(error.args) == 1 and isinstance(error.args[0], int):
-            number = error.args[0]
-        meant = OSError(number, "")
-    refused = Refused.because(meant)
-    refused.__cause__ = error
-    return refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +270,7 @@ class Session:
         raise NotImplementedError
 
     def _storage_failed(self, error: OSError | TFTPError) -> None:
-        self.machine.abort(refusal(error))
+        self.machine.abort(error if isinstance(error, TFTPError) else Refused.because(error))
 
     # -- the network ------------------------------------------------------------------------------
 

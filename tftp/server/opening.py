@@ -30,7 +30,7 @@ from tftp.sending import SendingSession
 from tftp.server.config import ServerConfig
 from tftp.server.listener import Arrival
 from tftp.server.policy import Policy
-from tftp.session import Link, Session, refusal
+from tftp.session import Link, Session
 from tftp.storage.adapters import NetasciiSink, NetasciiSource
 from tftp.storage.base import Storage
 from tftp.transfer import Receiver, Sender
@@ -89,8 +89,10 @@ class Opening:
         self.report(RequestReceived(time=time.time(), transfer=arrival.number, request=request))
         try:
             return self._open(arrival, workspace, now)
-        except (OSError, TFTPError) as error:
-            self.refuse(arrival, refusal(error), workspace.outbox)
+        except TFTPError as error:
+            self.refuse(arrival, error, workspace.outbox)
+        except OSError as error:
+            self.refuse(arrival, Refused.because(error), workspace.outbox)
         except Exception as error:
             # A storage or a rule is a user's program: its fault is not the end of the server.
             logger.exception("request %d failed by a fault of the program", arrival.number)
