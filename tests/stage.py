@@ -33,12 +33,14 @@ class Stage:
     Attributes:
         storage: where their files are.
         peer: the other side.
+        workspace: of the sessions that are a server's.
         witness: what they told.
     """
 
     def __init__(self) -> None:
         self.storage = Scripted()
         self.peer = WirePeer(("127.0.0.1", 1))
+        self.workspace = Workspace()
         self.witness = Witness()
         self.sessions: list[Session] = []
 
@@ -143,7 +145,7 @@ class Stage:
 
     def _link(self, peer: Address | None, endpoint: Endpoint | None) -> Link:
         endpoint = endpoint or Endpoint(open_port(socket.AF_INET, LOOPBACK))
-        return Link(endpoint, peer or self.peer.address, Workspace())
+        return Link(endpoint, peer or self.peer.address, self.workspace)
 
     def hand_over(self, session: Session, now: float) -> None:
         """Have the session take in what has come."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.server.storages import failing
+from tests.server.storages import Gate, failing
 from tests.stage import FAULTS, LOOPBACK, Stage
 from tests.wirepeer import WirePeer, error_code
 from tftp.errors import ErrorCode, ProtocolError
@@ -18,6 +18,7 @@ from tftp.net.reactor import Reactor
 from tftp.options import Terms
 from tftp.packets import Ack, Data, Error, OptionAck
 from tftp.receiving import ReceivingSession
+from tftp.server.aside import Aside
 
 
 @pytest.fixture
@@ -288,3 +289,60 @@ def test_a_server_that_does_not_know_us_any_more_ends_the_dallying(stage: Stage)
     assert session.finished
     assert stage.peer.drain() == []
     assert stage.ended().outcome is Outcome.DONE
+
+
+@pytest.fixture
+def reactor(stage: Stage) -> Iterator[Reactor]:
+    """Of the thread of this test, which has done aside what takes long."""
+    made = Reactor()
+    stage.workspace.aside = aside = Aside(made)
+    yield made
+    aside.close()
+    made.close()
+
+
+def test_while_a_file_is_being_made_safe_no_time_passes_and_nothing_is_said_or_heard(
+    stage: Stage, reactor: Reactor
+) -> None:
+    disk = Gate()
+    stage.storage.commits_slowly = True
+    stage.storage.before = {"commit": disk}
+    session = stage.receiving()
+    session.start(0.0)
+    assert stage.peer.receive() == Ack(0)
+    stage.peer.send(Data(1, b"end"), session.local)
+    stage.hand_over(session, 0.1)
+    disk.wait()
+    for packet in (Data(1, b"end"), Error(0, "it takes too long")):
+        stage.peer.send(packet)
+        stage.hand_over(session, 0.2)
+    assert session.deadline is None
+    assert not session.finished
+    session.expire(1000.0)
+    assert stage.peer.drain() == []
+    disk.open()
+    reactor.turn()
+    assert stage.peer.receive() == Ack(1)
+    assert stage.storage.written == {b"file": b"end"}
+    assert stage.ended().outcome is Outcome.DONE
+    assert stage.storage.count("commit") == 1
+    stage.peer.send(Data(1, b"end"))
+    stage.hand_over(session, session.deadline or 0.0)
+    assert stage.peer.receive() == Ack(1)
+
+
+def test_a_fault_of_the_program_in_making_a_file_safe_ends_the_transfer(
+    stage: Stage, reactor: Reactor
+) -> None:
+    stage.storage.commits_slowly = True
+    stage.storage.before = {"commit": failing(ZeroDivisionError())}
+    session = stage.receiving()
+    reactor.add(session)
+    session.start(0.0)
+    assert stage.peer.receive() == Ack(0)
+    stage.peer.send(Data(1, b"end"), session.local)
+    stage.hand_over(session, 0.1)
+    while session.ended is None:
+        reactor.turn()
+    assert stage.peer.receive() == Error(0, "internal error")
+    assert stage.ended().outcome is Outcome.STORAGE_ERROR

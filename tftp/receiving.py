@@ -1,10 +1,13 @@
 """A transfer whose file is there, as it runs: what waits at the port is stored, then acknowledged.
 
 It knows nothing of holes and repeats (`tftp.receiver` does), and nothing of names and disks: a file
-has its final name once the sink says so.
+has its final name once the sink says so. Where that takes long, the thread that serves many others
+has it done aside.
 """
 
 import errno
+import time
+from typing import TYPE_CHECKING
 
 from tftp.errors import ProtocolError, TFTPError
 from tftp.events import Observer, Request
@@ -12,6 +15,9 @@ from tftp.net.endpoint import MOST_AT_ONCE
 from tftp.session import Link, Session
 from tftp.storage.base import Sink
 from tftp.transfer import Receiver
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future  # A client that reads has no use for it.
 
 __all__ = ["ReceivingSession"]
 
@@ -26,7 +32,7 @@ class ReceivingSession(Session):
     netascii changes the size, and a client that writes may not know it.
     """
 
-    __slots__ = ("_committed", "_exact", "_sink")
+    __slots__ = ("_commit", "_committed", "_exact", "_sink")
 
     machine: Receiver
 
@@ -46,6 +52,7 @@ class ReceivingSession(Session):
         self._sink = sink
         self._exact = exact
         self._committed = False
+        self._commit: Future[None] | None = None  # it is under way, aside
 
     def readable(self, now: float) -> None:
         """Take in all that waits, up to what has to be answered, and store it in one go."""
@@ -67,7 +74,23 @@ class ReceivingSession(Session):
         self._hear(octets, size, now)
         self._advance(now)
 
+    def abort(self, error: TFTPError, *, tell: bool = True) -> None:
+        """End the transfer for this reason; `tell` the peer, unless it has moved on.
+
+        A file that is just being made safe is waited for: it can not be called back.
+        """
+        if self._commit is not None:
+            self._commit.exception()
+            self.resume()
+        super().abort(error, tell=tell)
+
+    def resume(self) -> None:
+        """What was done aside is done."""
+        self._advance(time.monotonic())
+
     def _hear(self, octets: memoryview, size: int, now: float) -> None:
+        if self._commit is not None:
+            return  # All has come. Whatever the peer says, it will get the last ACK when it is due.
         if len(octets) <= size:
             self.machine.receive(octets, now)
         else:
@@ -85,14 +108,30 @@ class ReceivingSession(Session):
         try:
             if chunks := machine.payloads():
                 self._sink.write(chunks)
-            if machine.complete and machine.outcome is None:
-                self._check_size()
-                self._committed = True  # `commit` ends the sink, even where it fails.
-                self._sink.commit()
+            if machine.complete and machine.outcome is None and not self._is_safe():
+                return
         except (OSError, TFTPError) as error:
             self._storage_failed(error)
             return
         machine.stored(now)
+
+    def _is_safe(self) -> bool:
+        """Whether the whole file is committed; if that was not even begun, it is now."""
+        commit, self._commit = self._commit, None
+        if commit is None:
+            self._check_size()
+            self._committed = True  # `commit` ends the sink, even where it fails.
+            aside = self._workspace.aside
+            if aside is None or not getattr(self._sink, "commits_slowly", False):
+                self._sink.commit()
+                return True
+            commit = aside.do(self._sink.commit, self, self.resume)
+        elif commit.done():
+            commit.result()
+            return True
+        self._commit = commit
+        self.machine.deadline = None  # It is this side that is waited for.
+        return False
 
     def _check_size(self) -> None:
         announced, came = self.machine.terms.tsize, self.machine.counters.payload

@@ -18,10 +18,14 @@ class Scripted:
         calls: the steps so far: "open_read", "read_into", "close", "open_write", "write",
             "commit", "discard".
         before: what to do first in a step, by its name.
+        commits_slowly: what its uploads say of themselves (see `Sink`).
     """
 
-    def __init__(self, content: bytes = b"", **before: Callable[[], object]) -> None:
+    def __init__(
+        self, content: bytes = b"", *, commits_slowly: bool = False, **before: Callable[[], object]
+    ) -> None:
         self.content = content
+        self.commits_slowly = commits_slowly
         self.written: dict[bytes, bytes] = {}
         self.calls: list[str] = []
         self.requests: list[Request] = []
@@ -65,6 +69,7 @@ class _Sink:
         self._storage = storage
         self._name = name
         self._content = bytearray()
+        self.commits_slowly = storage.commits_slowly
 
     def write(self, chunks: Sequence[memoryview]) -> None:
         self._storage.step("write")

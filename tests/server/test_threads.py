@@ -228,14 +228,15 @@ def answers(writer: WirePeer, tid: Address) -> bool:
 
 @pytest.mark.parametrize("operation", ["rrq", "wrq"])
 @pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError(), RuntimeError("x")])
+@pytest.mark.parametrize("slowly", [False, True])
 def test_a_storage_that_fails_at_any_step_costs_one_transfer(
-    serve: Serve, witness: Witness, operation: str, error: Exception
+    serve: Serve, witness: Witness, operation: str, error: Exception, slowly: bool
 ) -> None:
     steps = {
         "rrq": ("open_read", "read_into", "close"),
         "wrq": ("open_write", "write", "commit", "discard"),
     }[operation]
-    storage = Scripted(CONTENT)
+    storage = Scripted(CONTENT, commits_slowly=slowly)
     before = descriptors()
     server = serve(storage)
     for step in steps:

@@ -11,15 +11,19 @@ import socket
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from struct import Struct
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tftp.blocks import octets_on_wire, on_wire
 from tftp.events import Address
 from tftp.net import kernel
 from tftp.packets import HEADER, MAX_DATAGRAM, Opcode
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 __all__ = [
     "MOST_AT_ONCE",
+    "Aside",
     "Batch",
     "Endpoint",
     "SharedEndpoint",
@@ -144,12 +148,26 @@ class Outbox:
                 self._failed.append(owner)
 
 
-class Workspace:
-    """The buffers of one thread, and its outgoing datagrams."""
+class Aside(Protocol):
+    """Who does what would hold a thread up."""
 
-    __slots__ = ("_batches", "_left", "inbound", "outbox")
+    def do(self, work: Callable[[], None], owner: Any, then: Callable[[], None]) -> "Future[None]":
+        """Have `work` done elsewhere, then `then`, a method of `owner`, called by the thread."""
+
+
+class Workspace:
+    """The buffers of one thread, and its outgoing datagrams.
+
+    Attributes:
+        inbound: room for what is received.
+        outbox: what leaves together.
+        aside: who does what takes long; None where nobody else is held up by it.
+    """
+
+    __slots__ = ("_batches", "_left", "aside", "inbound", "outbox")
 
     def __init__(self) -> None:
+        self.aside: Aside | None = None
         self.outbox = Outbox()
         # Unlike a bytearray these zeroes are not written: a page that is never used costs nothing.
         self.inbound = BytesIO(bytes(_INBOUND)).getbuffer()

@@ -22,6 +22,7 @@ from tftp.errors import Aborted
 from tftp.events import Address
 from tftp.net.endpoint import Workspace
 from tftp.net.reactor import Handler, Reactor
+from tftp.server.aside import Aside
 from tftp.server.config import ServerConfig
 from tftp.server.listener import DRAINING, Arrival, Busy, Listener, client_key
 from tftp.server.opening import Opening
@@ -138,6 +139,7 @@ class _Worker:
         self.paused = False
         self._workspace = Workspace()
         self._reactor = Reactor(self._forget, self._workspace.outbox)
+        self._workspace.aside = self._aside = Aside(self._reactor)
         self._sessions: dict[Address, Session] = {}
         self._draining = False
         self._thread = threading.Thread(
@@ -206,6 +208,7 @@ class _Worker:
             self._reactor.run(until=lambda: self._draining and not self._sessions)
         finally:
             self._reactor.close()
+            self._aside.close()
 
     def _take(self) -> None:
         """Look at the requests that wait."""

@@ -187,6 +187,11 @@ class NetasciiSink:
         self._sink = sink
         self._decoder = NetasciiDecoder()
 
+    @property
+    def commits_slowly(self) -> bool:
+        """As the sink of the text."""
+        return bool(getattr(self._sink, "commits_slowly", False))
+
     def write(self, chunks: Sequence[memoryview]) -> None:
         """Append the chunks in order; they may be cut anywhere.
 

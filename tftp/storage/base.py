@@ -35,7 +35,12 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """A file that is being written. Exactly one of `commit` and `discard` ends it."""
+    """A file that is being written. Exactly one of `commit` and `discard` ends it.
+
+    Where `commit` may take longer than some milliseconds, and another thread may call it, a sink
+    can say so by an attribute `commits_slowly` that is true: then the other transfers of a server
+    do not have to wait for it.
+    """
 
     def write(self, chunks: Sequence[memoryview]) -> None:
         """Append the chunks in order; they are the caller's again when this returns.

@@ -383,6 +383,11 @@ class LocalSink:
         self._started = 0  # So many octets are on their way to the disk.
         self._starts = durable
 
+    @property
+    def commits_slowly(self) -> bool:
+        """Whether it is a disk that `commit` waits for."""
+        return self._durable
+
     def write(self, chunks: Sequence[memoryview]) -> None:
         """Append the chunks in order.
 
