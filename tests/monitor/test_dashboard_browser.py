@@ -27,6 +27,12 @@ SCREENS = [
 #: What somebody who does not see the page must be told the name of.
 USED = {"button", "searchbox", "textbox", "combobox", "progressbar", "table", "image", "tab"}
 HOSTS = [f"127.0.0.{number}" for number in range(11, 19)]
+# What is wider than what it stands in, so that somebody would have to scroll sideways.
+_HIDDEN = """
+const wide = [document.documentElement, ...document.querySelectorAll(".card")];
+return wide.filter((one) => one.scrollWidth > one.clientWidth)
+  .map((one) => `${one.className || one.tagName}: ${one.scrollWidth} in ${one.clientWidth}`);
+"""
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +108,38 @@ def test_a_busy_page_can_be_read_on_any_screen(
         )
         assert all(0 < bar < 1 for bar in bars)
         browser.photograph(tmp_path / "busy.png")
+
+
+def test_whatever_the_width_and_whatever_clients_say_nothing_is_out_of_sight(
+    one: Watched, browser: Browser, tmp_path: Path
+) -> None:
+    name, reason = "n" * 250, "r" * 900
+    gone = f"unix:{tmp_path}/{'m' * 60}"
+    with busy(one) as readers, page_of([one.place, gone], token=TOKEN) as page:
+        for number in range(8):
+            with WirePeer(one.address) as peer:
+                peer.rrq(f"{name}{number}")
+                peer.receive()
+        with WirePeer(one.address) as peer:
+            peer.rrq("large")
+            peer.receive()
+            peer.send(Error(0, reason))
+        browser.show(page.url)
+        browser.until(lambda: len(running(browser)) == len(readers))
+        browser.until(lambda: any("r" * 150 in said for said in browser.texts("#failures strong")))
+        for width in (320, 390, 690, 720, 820, 990, 1010, 1100, 1250, 1370, 1400, 1920):
+            browser.look(size=(width, 1000))
+            for tab in ("clients", "files", "endings", "errors"):
+                # A click would scroll to it first.
+                browser.run("document.getElementById(arguments[0]).click()", f"tab-{tab}")
+                hidden = browser.run(_HIDDEN)
+                assert hidden == [], (width, tab)
+            browser.photograph(tmp_path / f"{width}.png")
+        # One that talks much does not drive the others off the list.
+        heights = browser.run(
+            "return [...document.querySelectorAll('#failures li')].map((one) => one.offsetHeight)"
+        )
+        assert max(heights) < 200
 
 
 @pytest.mark.parametrize(("size", "dark"), SCREENS)

@@ -749,6 +749,11 @@ const fileCell = (cell, row) => {
 
 // What is cut where it is long can be had whole.
 const titled = (node, name) => attribute(node, "title", name.length > 40 ? name : null);
+const reasonCell = (cell, row) => {
+  if (!cell.firstChild) cell.append(element("span", "main"));
+  set(cell.firstChild, reason(row));
+  titled(cell.firstChild, reason(row));
+};
 const clientCell = twoLines((row) => row.peer, (row) => (servers.size > 1 ? `at ${short(row.server)}` : ""));
 
 function fillProgress(cell, row) {
@@ -863,7 +868,9 @@ function drawFailures() {
     const time = element("time");
     time.dateTime = new Date(row.time * 1000).toISOString();
     time.title = new Date(row.time * 1000).toLocaleString();
-    why.append(element("strong", "", reason(row)), time);
+    const said = element("strong", "", reason(row));
+    titled(said, reason(row));
+    why.append(said, time);
     const name = element("span", "file", row.file);
     titled(name, row.file);
     node.append(why, name, where);
@@ -933,7 +940,7 @@ const endings = new Table("endings", [
   { name: "client", title: "Client", className: "host", fill: clientCell },
   { name: "outcome", title: "Outcome", className: "labelled", fill: (cell, row) => {
     cell.classList.toggle("fails", !SUCCESSES.includes(row.outcome));
-    set(cell, reason(row));
+    reasonCell(cell, row);
   } },
   { name: "size", title: "Octets", className: "number", fill: text((row) => octets(row.payload ?? 0)) },
   { name: "duration", title: "Took", label: "in", className: "number", fill: text((row) => seconds(row.duration ?? 0)) },
@@ -942,7 +949,7 @@ const endings = new Table("endings", [
 ], { key: (row) => `${row.server.place} ${row.transfer}` });
 
 const errors = new Table("errors", [
-  { name: "reason", title: "Reason", className: "file", by: (row) => reason(row), fill: text(reason) },
+  { name: "reason", title: "Reason", className: "file", by: (row) => reason(row), fill: reasonCell },
   { name: "code", title: "Error code", label: "error code", className: "number", by: (row) => row.code, fill: text((row) => String(row.code)) },
   number("requests", "How often"),
   { ...last },
