@@ -34,4 +34,4 @@ def _no_thread_runs_on() -> Iterator[None]:
         return [thread.name for thread in found if thread.name.startswith("tftp")]
 
     yield
-    assert eventually(lambda: not new()), new()
+    assert eventually(lambda: not new(), 30), new()

@@ -302,21 +302,27 @@ def test_a_receiver_that_has_everything_stays_to_repeat_its_last_ack() -> None:
     assert hear(receiver, Data(1, b"end"), 0.1) == [Ack(1)]
     assert receiver.state is State.DALLYING
     assert receiver.deadline == pytest.approx(0.1 + PATIENCE.dally)
-    receiver.expire(3.0)
+    receiver.expire(6.0)
     assert said(receiver) == []
     assert receiver.deadline is not None, "too early"
     receiver.expire(receiver.deadline)
     assert receiver.deadline is None
     assert receiver.outcome is Outcome.DONE
-    assert hear(receiver, Data(1, b"end"), 4.0) == []
+    assert hear(receiver, Data(1, b"end"), 7.0) == []
+
+
+def test_a_sender_that_waits_five_seconds_before_it_asks_for_the_last_ack_gets_it() -> None:
+    receiver = fetching()
+    assert hear(receiver, Data(1, b"end"), 0.1) == [Ack(1)]
+    assert hear(receiver, Data(1, b"end"), 5.1) == [Ack(1)]
 
 
 def test_who_asks_for_the_last_ack_gets_it_each_time() -> None:
     receiver = fetching()
-    for now in (0.1, 1.0, 1.02, 3.05):
+    for now in (0.1, 1.0, 1.02, 6.05):
         assert hear(receiver, Data(1, b"end"), now) == [Ack(1)]
     assert receiver.deadline is not None
-    receiver.expire(3.1)
+    receiver.expire(6.1)
     assert receiver.deadline is None, "it does not stay longer for that"
 
 

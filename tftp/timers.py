@@ -25,7 +25,9 @@ class Patience:
         ceiling: the longest wait that doubling leads to.
         total: silence for this long ends the transfer.
         retries: so many repeats without an answer end it too; None leaves it to `total`.
-        dally: how long a receiver stays to repeat its last ACK, at most (RFC 1350, section 6).
+        dally: how long a receiver stays to repeat its last ACK, at most (RFC 1350, section 6). The
+            tftp-hpa and atftp clients miss it for 5 s before they ask, and take the upload for
+            failed if nobody is there.
     """
 
     initial: float = 0.5
@@ -33,7 +35,7 @@ class Patience:
     ceiling: float = 5.0
     total: float = 30.0
     retries: int | None = None
-    dally: float = 3.0
+    dally: float = 6.0
 
     def __post_init__(self) -> None:
         # A wait of zero, doubled, stays zero: packets without end.

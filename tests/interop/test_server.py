@@ -1,5 +1,6 @@
 """Our server and other people's clients: tftp-hpa, atftp, curl, BusyBox and tftpy."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,7 +11,10 @@ from tests.arrangements import Arrangement, everywhere, everywhere_but
 from tests.interop import peers
 from tests.interop.content import LARGE_SIZE, TEXT, content
 from tests.interop.peers import Ask, Client, Where
+from tests.relay import Relay
+from tftp.events import Address
 from tftp.netascii import to_netascii
+from tftp.packets import Ack
 from tftp.server import ServerConfig
 from tftp.storage import Directory
 
@@ -277,6 +281,36 @@ def test_block_numbers_wrap_in_an_upload_of_more_than_32_mib(
         )
     assert not ended.failed, ended.output
     assert (served / "large.bin").read_bytes() == content(LARGE_SIZE)
+
+
+class OneLoss(Relay):
+    """A network that loses one datagram from the server, the first of these octets."""
+
+    def __init__(self, server: Where, datagram: bytes) -> None:
+        super().__init__(server, seed=0, rate=0.0)
+        self._datagram = datagram
+
+    def _pass(self, way: str, by: socket.socket, datagram: bytes, to: Address) -> None:
+        if datagram == self._datagram and not self.lost:
+            self.lost += 1
+        else:
+            by.sendto(datagram, to)
+
+
+@pytest.mark.parametrize("client", [peers.tftp_hpa, peers.atftp])
+def test_a_client_that_misses_the_last_ack_gets_it_when_it_asks_five_seconds_later(
+    client: Client, served: Path, local: Path
+) -> None:
+    (local / "file.bin").write_bytes(content(700))
+    with serving(served, writable=True) as server, OneLoss(server, Ack(2).encode()) as network:
+        put = Ask(
+            verb="put", server=network.address[:2], remote="file.bin", local=local / "file.bin"
+        )
+        ended = client(put)
+    assert network.lost == 1
+    assert not ended.failed, ended.output
+    assert "timed out" not in ended.output
+    assert (served / "file.bin").read_bytes() == content(700)
 
 
 @pytest.mark.parametrize("client", [peers.tftp_hpa, peers.curl])
