@@ -359,7 +359,7 @@ def test_both_attempts_together_take_no_longer_than_the_patience(door: Door, cal
     future = calls.start(calls.client(door, patience=patience).get, "file", bytearray())
     with pytest.raises(TransferTimeout, match=r"for 0\.6"):
         result(future)
-    assert SHORT <= time.monotonic() - start < SHORT + 4.0
+    assert SHORT <= time.monotonic() - start < SHORT + 7.0  # And not the eight of the first wait.
     assert [bool(one.options) for one in door.unheard()] == [True, False]
 
 

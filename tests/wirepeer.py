@@ -150,7 +150,7 @@ class WirePeer:
                         self.send(Ack(number))
                     if len(payload) < blksize:
                         return bytes(content)
-                case Data():
+                case Data() | OptionAck():
                     pass  # It came again.
                 case other:
                     raise AssertionError(f"a whole file was expected, and {other} came")

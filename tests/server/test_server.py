@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,7 +50,10 @@ from tftp.storage import Directory, Memory
 from tftp.timers import Patience
 
 CONTENT = bytes(range(256)) * 40 + b"end"
-QUICK = Patience(initial=0.05, floor=0.02, ceiling=0.1, total=0.6, dally=0.2)
+#: Quick to repeat, and not to give up.
+EAGER = Patience(initial=0.05, floor=0.02, ceiling=0.1)
+#: Quick to give up; but a machine that is busy with other things may take a while for a packet.
+QUICK = replace(EAGER, total=2.0)
 
 
 @pytest.fixture
@@ -270,7 +274,7 @@ def test_text_is_translated_under_retransmission_too(
 ) -> None:
     text = b"".join(b"line %d\n" % step for step in range(2000))
     (root / "text").write_bytes(text)
-    server = serve(Directory(root), patience=QUICK)
+    server = serve(Directory(root), patience=EAGER)
     with open_peer(server) as peer:
         peer.rrq("text", "netascii", windowsize=windowsize)
         assert isinstance(peer.receive(), OptionAck)
@@ -430,12 +434,13 @@ def test_one_port_serves_a_client_for_everything_in_turn(
     server = serve(Directory(root, writable=True, overwrite=True), single_port=single_port)
     with open_peer(server) as peer:
         for count in range(5):
-            assert peer.read("file", blksize=1428) == CONTENT
+            for _ in range(2):  # The same request, as soon as the first has been served.
+                assert peer.read("file", blksize=1428) == CONTENT
             peer.write(b"x" * count, "up")
             assert peer.read("up") == b"x" * count
-    assert witness.outcome(15) is Outcome.DONE
+    assert witness.outcome(20) is Outcome.DONE
     assert {event.outcome for event in witness.all(TransferEnded)} == {Outcome.DONE}
-    assert len(witness.all(RequestReceived)) == 15
+    assert len(witness.all(RequestReceived)) == 20
 
 
 @arranged(Arrangement.THREADS, Arrangement.PROCESSES)
@@ -511,7 +516,8 @@ def test_an_upload_that_is_not_finished_leaves_nothing_and_keeps_the_old_file(
     if old is not None:
         (root / "file").write_bytes(old)
     before = descriptors()
-    server = serve(Directory(root, writable=True, overwrite=True), patience=QUICK)
+    patience = QUICK if end == "silence" else EAGER
+    server = serve(Directory(root, writable=True, overwrite=True), patience=patience)
     with open_peer(server) as peer:
         peer.wrq("file")
         peer.receive()
@@ -1042,7 +1048,8 @@ def test_a_stop_ends_everything_at_once_and_tells_the_clients(
     stopper.start()
     server.serve_forever()  # Which another thread's stop ends.
     stopper.join()
-    assert time.monotonic() - began < 1.0
+    # Where nothing else keeps the machine busy it takes some hundredths.
+    assert time.monotonic() - began < 5.0
     assert not threads()
     assert server.running == 0
     for peer in peers:
@@ -1151,7 +1158,7 @@ def test_cycles_leave_no_descriptor_thread_process_or_file(
 ) -> None:
     def cycle(number: int) -> None:
         single_port = bool(number % 2)
-        config = ServerConfig(single_port=single_port, patience=QUICK)
+        config = ServerConfig(single_port=single_port, patience=EAGER)
         storage = Directory(root, writable=True, overwrite=True)
         with arrangement.serving(storage, config=config) as server:
             peers = [open_peer(server) for _ in range(6)]
@@ -1259,7 +1266,7 @@ def test_grace_is_as_long_as_it_says_and_no_longer_than_needed(
         peer.receive()
         began = time.monotonic()
         server.stop(grace=0.3)
-        assert 0.3 <= time.monotonic() - began < 1.3
+        assert 0.3 <= time.monotonic() - began < PATIENCE
         assert error_code(peer.receive()) == 0
     assert witness.outcome() is Outcome.ABORTED
     server = serve(Directory(root))
