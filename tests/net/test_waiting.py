@@ -2,7 +2,7 @@
 
 import pytest
 
-from tftp.net.waiting import Waiting
+from tftp.net.waiting import Sleeping, Waiting
 
 READY = [(3, 1)]
 
@@ -94,3 +94,17 @@ def test_no_time_to_wait_is_one_look() -> None:
         looks = world.looks
         world.wait(seconds=0)
         assert world.looks == looks + 1
+
+
+def test_whoever_sleeps_never_looks() -> None:
+    asked: list[float | None] = []
+
+    def poll(seconds: float | None) -> list[tuple[int, int]]:
+        asked.append(seconds)
+        return READY
+
+    waiting = Sleeping(poll)
+    for _ in range(2000):
+        ready, _now = waiting.wait(0.5)
+        assert ready == READY
+    assert asked == [0.5] * 2000, "once for each wait"

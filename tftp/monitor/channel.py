@@ -37,6 +37,7 @@ from tftp.monitor.orders import KINDS, ORDERS, NonsenseError, Order, parse
 from tftp.monitor.place import Place
 from tftp.monitor.reader import Access, Priority, Reader, encode
 from tftp.net.reactor import Reactor
+from tftp.net.waiting import Sleeping
 
 __all__ = ["PROTOCOL", "Channel", "Controls"]
 
@@ -151,7 +152,7 @@ class Channel:
         self._token = token
         self._version = version
         self._log_level = log_level
-        self._reactor = Reactor(dropped=self._forget)
+        self._reactor = Reactor(dropped=self._forget, waiting=Sleeping)
         self._thread = Thread(target=self._run, name="tftp-monitor", daemon=True)
         self._doors: list[Door] = []
         self._readers: list[Reader] = []
@@ -307,14 +308,21 @@ class Channel:
         events, readers = self._events, self._readers
         count = events.qsize() if most is None else min(events.qsize(), most)
         self._tell_missed()
+        # Hardly ever does a reader get something between two events, or one and not another: they
+        # are looked through until that is so, and not for each event.
+        settled = False
         for _ in range(count):
             sequence, event = events.get_nowait()
+            if settled:
+                self._tell(sequence, event, readers)
+                continue
             takers = []
             for reader in readers:
                 if reader.held:
                     reader.let_go(sequence)
                 if reader.after is not None and sequence > reader.after:
                     takers.append(reader)
+            settled = len(takers) == len(readers) and not any(reader.held for reader in readers)
             self._tell(sequence, event, takers)
         if events.empty():
             for reader in readers:
@@ -333,7 +341,9 @@ class Channel:
                 for reader in readers:
                     reader.forget(transfer)
         if takers:
-            line = encode({**_cut(as_json(event)), "sequence": sequence})
+            record = _cut(as_json(event))
+            record["sequence"] = sequence
+            line = encode(record)
             for reader in takers:
                 reader.put(line, priority)
 

@@ -129,7 +129,8 @@ class Reader:
         if self._waiting + len(line) > _MOST_WAITING:
             self._lost[priority] += 1
             return
-        self._tell_lost()
+        if self._lost[0] or self._lost[1]:
+            self._tell_lost()
         self._append(line, priority)
 
     def let_go(self, sequence: int | None) -> None:
@@ -343,4 +344,8 @@ class Reader:
 
 def encode(message: dict[str, Any]) -> bytes:
     """A line of the channel."""
-    return json.dumps(message).encode("ascii") + b"\n"
+    return (_as_text(message) + "\n").encode("ascii")
+
+
+# A message is made here, out of values: it is no part of itself, which would cost a look each time.
+_as_text = json.JSONEncoder(check_circular=False).encode

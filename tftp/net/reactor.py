@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from tftp.log import logger
-from tftp.net.waiting import Waiting
+from tftp.net.waiting import Sleeping, Waiting
 
 __all__ = ["Handler", "Reactor"]
 
@@ -89,17 +89,19 @@ class Reactor:
         self,
         dropped: Callable[[Handler], None] | None = None,
         outbox: Corked | None = None,
+        waiting: type[Waiting | Sleeping] = Waiting,
     ) -> None:
         """Open the loop's own descriptors.
 
         Args:
             dropped: is told of every handler that has been dropped, in the loop's thread.
             outbox: is corked while more than one handler has its turn.
+            waiting: how it waits for the network.
         """
         self._dropped = dropped
         self._outbox = outbox
         self._poll = _Poll()
-        self._waiting = Waiting(self._poll.wait)
+        self._waiting = waiting(self._poll.wait)
         self._handlers: set[Handler] = set()
         self._by_descriptor: dict[int, Handler] = {}
         self._heap: list[tuple[float, int, Handler]] = []

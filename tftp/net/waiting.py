@@ -10,9 +10,10 @@ then, and the quicker one is kept. This module knows nothing of what is waited f
 import time
 from collections.abc import Callable
 
-__all__ = ["Waiting"]
+__all__ = ["Sleeping", "Waiting"]
 
 Ready = list[tuple[int, int]]
+Poll = Callable[[float | None], Ready]
 
 # Seconds to look before going to sleep all the same.
 _GLANCE = 60e-6
@@ -36,7 +37,7 @@ class Waiting:
 
     def __init__(
         self,
-        poll: Callable[[float | None], Ready],
+        poll: Poll,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`poll` waits for so many seconds (None: for ever), and says what is ready."""
@@ -77,3 +78,20 @@ class Waiting:
         self._trying = not self._trying
         self._term = self._left = _TRIAL if self._trying else _TERM
         self._spent = 0.0
+
+
+class Sleeping:
+    """Waits asleep, always: for a loop that no round trip depends on.
+
+    Each look takes the interpreter's lock again, so one that looks beside threads that have work
+    keeps them from it.
+    """
+
+    __slots__ = ("_poll",)
+
+    def __init__(self, poll: Poll) -> None:
+        self._poll = poll
+
+    def wait(self, seconds: float | None) -> tuple[Ready, float]:
+        """What is ready, at most so many seconds from now, and what time it is then."""
+        return self._poll(seconds), time.monotonic()
