@@ -275,6 +275,34 @@ def test_a_server_keeps_nothing_before_it_has_block_1(early: int) -> None:
     assert len(receiver.payloads()) == 1
 
 
+@pytest.mark.parametrize(
+    ("windowsize", "came"),
+    [
+        (4, [full(2), full(3), full(4)]),
+        (2, [full(2)]),
+        (16, [full(2), full(3), full(4), full(5)]),
+        (16, [full(2), Data(3, b"end")]),
+    ],
+)
+def test_a_server_that_lacks_block_1_repeats_its_oack_once(
+    windowsize: int, came: list[Data]
+) -> None:
+    # RFC 7440, section 4: a hole is told at once, not when a timer fires half a second later.
+    receiver = fetching(windowsize)
+    oack = OptionAck({"windowsize": str(windowsize)})
+    answers = [hear(receiver, packet, 0.01) for packet in came]
+    assert [answer for answer in answers if answer] == [[oack]]
+    assert hear(receiver, came[-1], 0.01) == []
+    assert hear(receiver, full(1), 0.02) == []
+    assert receiver.counters.gaps == 1
+
+
+def test_a_block_that_overtook_block_1_brings_no_oack() -> None:
+    receiver = fetching(16)
+    assert [hear(receiver, full(block), 0.01) for block in (2, 3, 1)] == [[], [], []]
+    assert receiver.counters.retransmissions == 0
+
+
 def test_what_a_receiver_keeps_does_not_share_the_buffer_of_its_caller() -> None:
     receiver = asking(4)
     buffer = bytearray(Data(2, b"b" * 512).encode())

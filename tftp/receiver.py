@@ -255,10 +255,12 @@ class Receiver(Transfer):
             self.terms = replace(self.terms, rollover=1)
             self._data(number, payload, now)
             return
-        if self.state < State.FLOWING:
-            return  # What is not DATA 1 belongs to something older.
         block = absolute(number, self._received + 1, self.terms.rollover or 0)
-        if block <= self._received or block in self._early:
+        if self.state < State.FLOWING:
+            # What is not DATA 1 may belong to something older, and is not kept.
+            if self.state is State.ANSWERED and block <= self.terms.windowsize:
+                self._lacks_block_1(block, payload, now)
+        elif block <= self._received or block in self._early:
             self._came_again(block, now)
         elif block - self._window_start <= self.terms.windowsize and not self.complete:
             self._came_early(block, payload)
@@ -280,12 +282,32 @@ class Receiver(Transfer):
         if len(self._early) * terms.blksize < _MOST_EARLY and len(payload) <= terms.blksize:
             # A copy, as the caller will use its buffer again.
             self._early[block] = bytes(payload)
-        ends = block - self._window_start == terms.windowsize or len(payload) < terms.blksize
-        proof = max(_LEAST_PROOF, terms.windowsize // _WINDOW_PER_PROOF)
-        if not self._reported and (ends or len(self._early) >= proof):
+        certain = self._ends(block, payload) or len(self._early) >= self._proof
+        if not self._reported and certain:
             self._reported = True
             self.counters.gaps += 1
             self._acknowledge_again()
+
+    def _lacks_block_1(self, block: int, payload: memoryview, now: float) -> None:
+        """The first window has come without its first block: the OACK, come again, says so.
+
+        An ACK 0 would, too. But who is still waiting for the OACK, while these are blocks of an
+        older upload from its port, would take that for an answer without options.
+        """
+        certain = self._ends(block, payload) or block > self._proof
+        if certain and self._sent_once:
+            self.counters.gaps += 1
+            self._repeat(now)
+
+    def _ends(self, block: int, payload: memoryview) -> bool:
+        """Whether nothing is sent behind this block before the next ACK."""
+        whole = block - self._window_start == self.terms.windowsize
+        return whole or len(payload) < self.terms.blksize
+
+    @property
+    def _proof(self) -> int:
+        """How many blocks behind it make a hole certain."""
+        return max(_LEAST_PROOF, self.terms.windowsize // _WINDOW_PER_PROOF)
 
     def _acknowledge_again(self) -> None:
         self.counters.retransmissions += 1
