@@ -110,6 +110,14 @@ def test_what_only_the_operator_can_mend_is_told_the_operator() -> None:
     assert "failed: transfer failed (error 0): Input/output error, 3500 bytes" in text
 
 
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_end_with_an_error_says_what_it_was(outcome: Outcome) -> None:
+    before, colon, _ = line(ended(outcome, TFTPError("this is why"))).partition(": this is why")
+    assert colon
+    if not outcome.succeeded:
+        assert before.rpartition(": ")[2]
+
+
 def test_failures_are_refusals_and_ends_without_success() -> None:
     refused = RequestRefused(**COMMON, error=Refused("no"))  # type: ignore[arg-type]
     received = RequestReceived(**COMMON)  # type: ignore[arg-type]

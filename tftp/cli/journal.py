@@ -154,6 +154,8 @@ _ENDINGS = {
     Outcome.PEER_ERROR: "ended by the client",
     Outcome.PROTOCOL_ERROR: "the client broke the protocol",
     Outcome.TIMED_OUT: "the client fell silent",
+    Outcome.UNREACHABLE: "the client could not be reached",
+    Outcome.CRASHED: "failed",
     Outcome.STORAGE_ERROR: "failed",
     Outcome.ABORTED: "aborted",
 }
