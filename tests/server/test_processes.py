@@ -380,3 +380,15 @@ def test_what_can_not_go_to_another_process_says_so_at_the_start(root: Path) -> 
 def test_numbers_below_one_are_refused(numbers: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         ProcessEngine(**numbers)
+
+
+def test_in_single_port_mode_the_last_ack_is_repeated_for_who_missed_it(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root, single_port=True)
+    with WirePeer(server.address) as peer:
+        peer.write(b"all", "new")
+        witness.wait(TransferEnded)
+        # A repeat that comes at once is taken for a copy, so it has to be said until it is late.
+        assert eventually(lambda: peer.send(Data(1, b"all")) or not peer.silent(0.02))
+        assert peer.receive() == Ack(1)

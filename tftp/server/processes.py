@@ -168,6 +168,7 @@ class _Child:
         "leaving",
         "pid",
         "served",
+        "stays_for",
     )
 
     def __init__(self, crew: "_Crew", pid: int, channel: Channel) -> None:
@@ -179,6 +180,8 @@ class _Child:
         self.jobs: dict[int, _Task] = {}
         self.served = 0
         self.leaving = False
+        #: The client that it still repeats its last ACK for, until it has something to do.
+        self.stays_for: Address | None = None
         self._crew = crew
         self._channel = channel
 
@@ -261,6 +264,7 @@ class _Crew:
         self._idle: deque[_Child] = deque()
         self._jobs: dict[Address, _Task] = {}  # by client: those that run, and those that wait
         self._waiting: deque[_Task] = deque()
+        self._staying: dict[Address, _Child] = {}  # by client whose upload it has taken
         self.paused = False
         self._draining = False
         self._over = False
@@ -316,10 +320,12 @@ class _Crew:
         self._employ()
 
     def deliver(self, octets: memoryview, peer: Address) -> bool:
-        job = self._jobs.get(client_key(peer))
-        if job is None or job.child is None:
+        key = client_key(peer)
+        job = self._jobs.get(key)
+        child = self._staying.get(key) if job is None else job.child
+        if child is None:
             return False
-        job.child.order("deliver", bytes(octets))
+        child.order("deliver", bytes(octets))
         return True
 
     # -- children ---------------------------------------------------------------------------------
@@ -342,6 +348,7 @@ class _Crew:
 
     def _assign(self, job: _Task, child: _Child) -> None:
         arrival = job.arrival
+        self._stays_no_longer(child)
         job.child = child
         child.jobs[arrival.number] = job
         child.served += 1
@@ -374,6 +381,7 @@ class _Crew:
         child = self._children.pop(pid, None)
         if child is None:
             return
+        self._stays_no_longer(child)
         # What it said before it died counts.
         if not child.finished:
             child.readable(time.monotonic())
@@ -403,6 +411,7 @@ class _Crew:
 
     def _dismiss(self, child: _Child) -> None:
         """Close the channel: the child finishes what it stays for, and leaves."""
+        self._stays_no_longer(child)
         child.leaving = True
         child.finished = True
         self._reactor.settle(child)
@@ -440,11 +449,19 @@ class _Crew:
             self._dismiss(child)
             self._employ()
         elif job.started is not None and job.arrival.request.operation is Operation.WRITE:
-            self._idle.appendleft(child)  # It still repeats its last ACK: let it, for a while.
+            # It still repeats its last ACK: let it, for a while.
+            self._idle.appendleft(child)
+            child.stays_for = client_key(job.arrival.request.peer)
+            self._staying[child.stays_for] = child
         else:
             self._idle.append(child)
         self._employ()
         self._end_if_drained()
+
+    def _stays_no_longer(self, child: _Child) -> None:
+        if child.stays_for is not None and self._staying.get(child.stays_for) is child:
+            del self._staying[child.stays_for]
+        child.stays_for = None
 
     def _forget(self, job: _Task, child: _Child) -> None:
         child.jobs.pop(job.arrival.number, None)
