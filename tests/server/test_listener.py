@@ -182,6 +182,34 @@ def test_a_packet_of_no_transfer_is_answered_unknown_tid(
     assert book.arrivals == []
 
 
+def test_an_ack_of_a_client_that_has_asked_here_is_passed_over(
+    listener: Listener, peer: WirePeer
+) -> None:
+    # The last ACK, doubled on the way, of a client that asks for its next file from the same port.
+    peer.rrq("one")
+    serve(listener)
+    peer.send(Ack(1))
+    peer.send(Data(2, b"x"))
+    serve(listener)
+    assert error_code(peer.receive()) == ErrorCode.UNKNOWN_TID  # To the DATA,
+    assert peer.drain() == []  # and that is all.
+
+
+def test_of_those_who_have_asked_only_the_latest_are_remembered(
+    listener: Listener, peer: WirePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tftp.server.listener._REMEMBERED", 1)
+    with WirePeer(listener.address) as other:
+        for who in (other, peer, other):
+            who.rrq("one")
+            serve(listener)
+        other.send(Ack(1))
+        peer.send(Ack(1))
+        serve(listener)
+        assert error_code(peer.receive()) == ErrorCode.UNKNOWN_TID
+        assert other.drain() == []
+
+
 @pytest.mark.parametrize(
     "datagram", [Error(0, "stop").encode(), b"\0\5\0\0", b"\0\5\0", b"\0\5", b"\0\5\xff\xff\xff"]
 )

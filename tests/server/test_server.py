@@ -443,6 +443,21 @@ def test_one_port_serves_a_client_for_everything_in_turn(
     assert len(witness.all(RequestReceived)) == 20
 
 
+@everywhere
+def test_a_last_ack_that_comes_twice_does_not_spoil_the_next_request(
+    serve: Serve, root: Path
+) -> None:
+    with open_peer(serve(Directory(root), single_port=True)) as peer:
+        for _ in range(3):
+            peer.rrq("file", blksize=len(CONTENT) + 1)
+            assert isinstance(peer.receive(), OptionAck)
+            peer.send(Ack(0))
+            assert peer.receive() == Data(1, CONTENT)
+            peer.send(Ack(1))
+            peer.send(Ack(1))
+        assert peer.drain() == []
+
+
 @arranged(Arrangement.THREADS, Arrangement.PROCESSES)
 def test_a_client_that_started_over_gets_the_same_file_from_its_start(
     serve: Serve, witness: Witness, root: Path

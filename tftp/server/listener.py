@@ -2,7 +2,8 @@
 
 A request becomes an `Arrival` and goes to an engine. Anything else belongs to a transfer that runs
 (all of it in single-port mode, an ERROR that a Raspberry Pi sends to the wrong port in any), or is
-answered as RFC 1350 wants. The listener opens no file and keeps no state but its socket.
+answered as RFC 1350 wants. The listener opens no file and keeps no state but its socket, and who
+has asked here lately.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import itertools
 import logging
 import socket
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,7 +21,7 @@ from tftp.errors import DecodeError, ErrorCode, TFTPError
 from tftp.events import Address, Operation, Request, format_address
 from tftp.net import kernel
 from tftp.net.endpoint import Outbox, SharedEndpoint, open_port
-from tftp.packets import Error, Opcode, ReadRequest, WriteRequest, decode
+from tftp.packets import Ack, Error, Opcode, ReadRequest, WriteRequest, decode
 from tftp.server.config import ServerConfig
 
 __all__ = ["DRAINING", "NO_IPV6", "Arrival", "Busy", "Gate", "Listener", "client_key", "places"]
@@ -31,6 +33,9 @@ _RECEIVES_IN_A_ROW = 64
 
 # The largest datagram that there is: one that was cut would look like a smaller one.
 _LARGEST = 65536
+
+# How many clients are remembered to have asked here.
+_REMEMBERED = 1024
 
 _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 
@@ -180,6 +185,7 @@ class Listener:
         self._gate = gate
         self._refused = refused
         self._numbers = numbers
+        self._askers: OrderedDict[Address, None] = OrderedDict()  # the latest comes last
         self._buffer = memoryview(bytearray(_LARGEST))
 
     @property
@@ -253,6 +259,10 @@ class Listener:
                 self._request(Operation.WRITE, packet, peer, local)
             case Error():
                 logger.debug("%s sent an ERROR to nobody: %s", format_address(peer), packet)
+            case Ack() if client_key(peer) in self._askers:
+                # The last ACK of its transfer, come again. In single-port mode its port may be
+                # waiting for the next file already, and would take an ERROR for the answer.
+                logger.debug("%s sent an ACK to no transfer: %s", format_address(peer), packet)
             case _:
                 self._answer(_UNKNOWN_TID, peer, local)
 
@@ -271,11 +281,19 @@ class Listener:
             peer=peer,
             local=local,
         )
+        self._remember(client_key(peer))
         arrival = Arrival(request, next(self._numbers), self._socket)
         try:
             self._gate.submit(arrival)
         except Busy as error:
             self._refused(arrival, error)
+
+    def _remember(self, client: Address) -> None:
+        askers = self._askers
+        askers[client] = None
+        askers.move_to_end(client)
+        if len(askers) > _REMEMBERED:
+            askers.popitem(last=False)
 
     def _answer(self, datagram: bytes, peer: Address, local: Address) -> None:
         with contextlib.suppress(OSError):
