@@ -312,6 +312,15 @@ def test_progress_is_told_of_while_a_slow_transfer_runs(door: Door, calls: Calls
     assert seen == [(0, 1200), (1024, 1200), (1200, 1200)]
 
 
+def test_there_is_no_progress_before_the_server_has_answered(door: Door, calls: Calls) -> None:
+    seen: list[tuple[int, int | None]] = []
+    client = calls.client(door, patience=Patience(initial=0.3, ceiling=0.3, total=1.4))
+    call = functools.partial(client.get, progress=lambda *numbers: seen.append(numbers))
+    with pytest.raises(TransferTimeout):
+        result(calls.start(call, "file", bytearray()))
+    assert seen == []
+
+
 # -- what goes wrong, and how it is told ----------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from tftp.errand import Download, Upload, good_terms, shares
 from tftp.errors import PeerError, ProtocolError, TransferTimeout
 from tftp.net import kernel
 from tftp.options import Terms, offer
-from tftp.packets import Ack, Data, Error, OptionAck, ReadRequest, WriteRequest
+from tftp.packets import Ack, Data, Error, OptionAck, Packet, ReadRequest, WriteRequest
 from tftp.storage.ends import Origin
 from tftp.timers import Patience
 
@@ -337,6 +337,27 @@ def test_silence_to_options_is_answered_by_asking_without(door: Door, calls: Cal
     serve_plainly(door.port())
     result(future)
     assert bytes(into) == FILE
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Error(8, "no options here"), "no options here"),
+        (OptionAck({"blksize": "65465"}), "server answered 'blksize' with '65465'"),
+        (Data(1, bytes(513)), "DATA of 513 octets"),
+        (Ack(0), "ACK is not legal here"),
+    ],
+)
+def test_silence_after_an_answer_that_was_no_good_tells_of_that_answer(
+    door: Door, calls: Calls, answer: Packet, words: str
+) -> None:
+    # Else the last words are of a silence, about a server that did answer.
+    patience = Patience(total=SHORT)
+    future = calls.start(calls.client(door, patience=patience).get, "file", bytearray())
+    door.asked_by().send(answer)
+    with pytest.raises(TransferTimeout, match=r"for 0\.6.* without options; with them: ") as caught:
+        result(future)
+    assert words in caught.value.message
 
 
 def test_a_server_that_is_heard_gets_all_of_the_patience(door: Door, calls: Calls) -> None:

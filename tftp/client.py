@@ -332,9 +332,13 @@ class _Call:
 
     def _silence(self, address: Address, tried: Sequence[Session]) -> str:
         seconds = tried[-1].machine.silence(time.monotonic())
-        if not tried[-1].machine.heard:
+        first = tried[0]
+        refused = not ignored(first) and first is not tried[-1]
+        if not (refused or tried[-1].machine.heard):
             seconds += sum(session.ended.duration for session in tried[:-1] if session.ended)
         text = f"no answer from {self._plan.place(address)} for {seconds:.3g} s"
+        if refused:
+            text += f" when asked without options; with them: {first.machine.error}"
         strangers = set().union(*(session.strangers for session in tried))
         if strangers:
             others = ", ".join(sorted(map(format_address, strangers)))

@@ -249,7 +249,7 @@ class Session:
             if self.ended is None:
                 self._let_go()
                 self._report_end(now)
-        elif now >= self._next_progress:
+        elif self._started and now >= self._next_progress:
             self._report_progress(now)
 
     def _work(self, now: float) -> None:

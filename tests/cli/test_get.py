@@ -167,7 +167,8 @@ def test_a_closed_port_is_told_from_silence(peer: Peer, here: Path) -> None:
 
 
 def test_silence_is_reported_with_what_may_be_the_matter(peer: Peer, here: Path) -> None:
-    done = run("get", f"{peer.url}/x", "--timeout", "0.02", "--retries", "1", cwd=here)
+    # Long enough for a progress bar to be redrawn, which must not pass for progress.
+    done = run("get", f"{peer.url}/x", "--timeout", "0.3", "--retries", "3", cwd=here)
     assert done.returncode == 1
     line = one_line(done.stderr)
     assert f"no answer from 127.0.0.1:{peer.port}" in line
