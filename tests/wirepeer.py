@@ -25,7 +25,7 @@ from tftp.packets import (
 )
 
 #: Seconds to wait for what must come; a busy machine is no reason to fail.
-PATIENCE = 10.0
+PATIENCE = 30.0
 
 _LARGEST = 65536
 

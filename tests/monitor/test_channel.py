@@ -862,7 +862,8 @@ def test_a_stuck_reader_does_not_hold_up_the_end(root: Path) -> None:
             flood(board, 500, 20)
             before = time.monotonic()
             channel.stop()
-            assert time.monotonic() - before < 5
+            # Whoever waited for it would wait for as long as a stuck reader may be stuck.
+            assert time.monotonic() - before < reader_module._STUCK / 10
 
 
 def test_nothing_is_left_when_it_has_stopped(root: Path) -> None:

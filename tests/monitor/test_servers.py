@@ -308,6 +308,8 @@ def test_a_process_that_dies_is_a_failure_with_its_exit_status(
         Operator(channel.places[0]) as operator,
         WirePeer(server.address) as peer,
     ):
+        # What has happened before the snapshot is in it, and does not come as an event any more.
+        operator.wait("snapshot")
         peer.rrq(name, blksize=512)
         assert isinstance(peer.receive(), OptionAck)
         number = operator.wait("started")["transfer"]
