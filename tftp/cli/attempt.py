@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tftp.cli.display import Bar, Tally, discard_output, numbers, write_json, write_line
 from tftp.cli.interruption import Interruption
 from tftp.cli.options import TransferOptions
+from tftp.cli.streams import fill_in
 from tftp.client import Client
 from tftp.errors import TFTPError
 from tftp.events import Counters, Operation, TransferEnded, as_json, printable
@@ -64,6 +65,7 @@ class Job(NamedTuple):
 
 def run(job: Job, options: TransferOptions) -> int:
     """Do the job, tell of it, and give the exit code."""
+    fill_in()
     tally = Tally()
     with options.client(job.location) as client:
         match _attempt(client, job, options, tally):

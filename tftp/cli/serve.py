@@ -35,6 +35,7 @@ from tftp.cli.metering import (
 from tftp.cli.monitoring import channel_of, explain_channel
 from tftp.cli.monitoring import warning_of as warning_of_monitor
 from tftp.cli.secret import VARIABLE, read_token
+from tftp.cli.streams import fill_in
 from tftp.events import Event, Observer, as_json, format_address, printable
 from tftp.monitor.board import Board
 from tftp.monitor.daemons import SYSLOG
@@ -390,6 +391,7 @@ def command(**given: Any) -> int:
     given. One line tells of each transfer that has ended. Ctrl-C or SIGTERM lets running
     transfers finish; a second one ends them.
     """
+    fill_in()
     options = ServeOptions(**given)
     _refuse_contradictions(options)
     storage = options.storage()
