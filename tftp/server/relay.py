@@ -6,7 +6,9 @@ puts it back in.
 """
 
 from collections.abc import Callable
-from dataclasses import astuple, fields
+from dataclasses import fields
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from tftp import errors
@@ -57,37 +59,22 @@ def unpack_request(packed: Packed) -> Request:
 
 def pack_event(event: Event) -> Packed:
     """An event as plain values, without its request."""
-    kind = type(event)
-    parts = tuple(_PACK.get(name, _same)(getattr(event, name)) for name in _FIELDS[kind])
-    return (_KINDS.index(kind), event.time, event.transfer, parts)
+    index, names, packers = _TO_PACK[type(event)]
+    values = [getattr(event, name) for name in names]
+    for place, pack in packers:
+        values[place] = pack(values[place])
+    return (index, event.time, event.transfer, tuple(values))
 
 
 def unpack_event(packed: Packed, request: Request) -> Event:
     """The event that `pack_event` packed; `request` is what it is about."""
     index, when, transfer, parts = packed
-    kind = _KINDS[index]
-    values = {
-        name: _UNPACK.get(name, _same)(part)
-        for name, part in zip(_FIELDS[kind], parts, strict=True)
-    }
-    return kind(time=when, transfer=transfer, request=request, **values)
-
-
-_KINDS: list[type[Event]] = [
-    RequestReceived,
-    RequestRefused,
-    TransferStarted,
-    TransferProgress,
-    TransferEnded,
-]
-_COMMON = {field.name for field in fields(Event)}
-_FIELDS = {
-    kind: [field.name for field in fields(kind) if field.name not in _COMMON] for kind in _KINDS
-}
-
-
-def _same(value: Any) -> Any:
-    return value
+    kind, names, unpackers = _TO_UNPACK[index]
+    values = list(parts)
+    for place, unpack in unpackers:
+        values[place] = unpack(values[place])
+    own = dict(zip(names, values, strict=True))
+    return kind(time=when, transfer=transfer, request=request, **own)
 
 
 def _pack_error(error: TFTPError | None) -> Packed | None:
@@ -106,29 +93,53 @@ def _unpack_error(packed: Packed | None) -> TFTPError | None:
     return error
 
 
-_PACK: dict[str, Callable[[Any], Any]] = {
+_TERMS = [field.name for field in fields(Terms)]
+_pack_terms = attrgetter(*_TERMS)
+_pack_counters = attrgetter(*(field.name for field in fields(Counters)))
+
+
+@lru_cache(maxsize=64)  # Most transfers run under the same few.
+def _unpack_terms(packed: Packed) -> Terms:
+    return Terms(**dict(zip(_TERMS, packed, strict=True)))
+
+
+_Convert = Callable[[Any], Any]
+_PACK: dict[str, _Convert] = {
     "error": _pack_error,
-    "outcome": lambda outcome: outcome.value,
-    "terms": lambda terms: (
-        terms.blksize,
-        terms.windowsize,
-        terms.timeout,
-        terms.tsize,
-        terms.rollover,
-    ),
-    "counters": astuple,
+    "outcome": attrgetter("value"),
+    "terms": _pack_terms,
+    "counters": _pack_counters,
     "granted": dict,
 }
-
-_UNPACK: dict[str, Callable[[Any], Any]] = {
+_UNPACK: dict[str, _Convert] = {
     "error": _unpack_error,
     "outcome": Outcome,
-    "terms": lambda packed: Terms(
-        blksize=packed[0],
-        windowsize=packed[1],
-        timeout=packed[2],
-        tsize=packed[3],
-        rollover=packed[4],
-    ),
+    "terms": _unpack_terms,
     "counters": lambda packed: Counters(*packed),
 }
+
+_KINDS: list[type[Event]] = [
+    RequestReceived,
+    RequestRefused,
+    TransferStarted,
+    TransferProgress,
+    TransferEnded,
+]
+_COMMON = {field.name for field in fields(Event)}
+
+
+def _own(kind: type[Event]) -> list[str]:
+    """The names of what a kind has beside what all events have."""
+    return [field.name for field in fields(kind) if field.name not in _COMMON]
+
+
+def _places(names: list[str], convert: dict[str, _Convert]) -> list[tuple[int, _Convert]]:
+    """Which of the values are not plain, and what makes them so."""
+    return [(place, convert[name]) for place, name in enumerate(names) if name in convert]
+
+
+# A busy server sends every event through here: what depends on the kind alone is looked up once.
+_TO_PACK = {
+    kind: (index, _own(kind), _places(_own(kind), _PACK)) for index, kind in enumerate(_KINDS)
+}
+_TO_UNPACK = [(kind, _own(kind), _places(_own(kind), _UNPACK)) for kind in _KINDS]
