@@ -7,6 +7,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -338,6 +339,26 @@ def test_deadlines_that_moved_leave_nothing_behind_that_wakes_the_loop(reactor: 
     count = turns(reactor, lambda: len(handler.calls) > 50)
     assert count <= 4
     assert handler.calls == ["expire"] * 51
+
+
+def test_handlers_that_are_gone_are_not_kept_for_their_deadlines(
+    reactor: Reactor, dropped: list[Handler]
+) -> None:
+    late = Recorder()
+    late.deadline = time.monotonic() + 0.05
+    reactor.add(late)
+    gone = []
+    for _ in range(1000):
+        handler = Recorder()
+        handler.deadline = time.monotonic() + 3600
+        reactor.add(handler)
+        handler.finished = True
+        reactor.settle(handler)
+        gone.append(weakref.ref(handler))
+    dropped.clear()
+    del handler
+    assert sum(remembered() is not None for remembered in gone) <= 70
+    turns(reactor, lambda: late.calls == ["expire"])
 
 
 def test_a_deadline_that_is_taken_back_is_not_met(reactor: Reactor) -> None:

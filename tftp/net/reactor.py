@@ -6,7 +6,8 @@ the loop. Other threads reach that thread through `call`.
 
 The heap is lazy. A deadline that moves later (each packet moves one) costs nothing: the old entry
 stays, and is pushed again only when it surfaces. One that moves earlier gets a new entry, and the
-old one is passed over: of a handler's entries only the one that is `armed` counts.
+old one is passed over: of a handler's entries only the one that is `armed` counts. Where many are
+there for handlers that are gone they are thrown out, and with them what they keep in memory.
 """
 
 import contextlib
@@ -28,6 +29,8 @@ __all__ = ["Handler", "Reactor"]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
+# So many entries of the heap may be there in vain, and so many times as many as those that are not.
+_LITTER, _LITTER_RATIO = 16, 3
 # Seconds after which a handler that is blocked, and has no descriptor to wait on, tries again.
 _TRY_AGAIN = 0.002
 
@@ -294,12 +297,22 @@ class Reactor:
         if handler not in self._handlers:
             return
         self.release(handler)
+        if len(self._heap) > _LITTER + _LITTER_RATIO * len(self._handlers):
+            self._clear_litter()
         try:
             handler.close()
         except Exception:
             logger().exception("a handler could not be closed")
         if self._dropped is not None:
             self._dropped(handler)
+
+
+    def _clear_litter(self) -> None:
+        handlers = self._handlers
+        self._heap[:] = [
+            entry for entry in self._heap if entry[2] in handlers and entry[0] == entry[2].armed
+        ]
+        heapq.heapify(self._heap)
 
 
 _READ, _WRITE = select.POLLIN, select.POLLOUT
