@@ -2,6 +2,7 @@
 
 import pytest
 
+from tftp.net.processor import Crowding, Spent
 from tftp.net.waiting import Sleeping, Waiting
 
 READY = [(3, 1)]
@@ -17,7 +18,10 @@ class World:
         self.asleep = 0
         self.looks = 0
         self._comes = 0.0
-        self.waiting = Waiting(self._poll, lambda: self.now)
+        self.crowded = False
+        self._waited = 0.0
+        crowding = Crowding(lambda: self.now, self._spent)
+        self.waiting = Waiting(self._poll, lambda: self.now, crowding)
 
     def wait(self, times: int = 1, seconds: float | None = None) -> None:
         """Wait so often, each time for something new."""
@@ -26,6 +30,11 @@ class World:
             ready, now = self.waiting.wait(seconds)
             assert now == self.now
             assert ready == (READY if self.now >= self._comes else [])
+
+    def _spent(self) -> Spent:
+        if self.crowded:
+            self._waited = self.now
+        return Spent(0.0, self._waited)
 
     def _poll(self, seconds: float | None) -> list[tuple[int, int]]:
         if seconds == 0:
@@ -108,3 +117,18 @@ def test_whoever_sleeps_never_looks() -> None:
         ready, _now = waiting.wait(0.5)
         assert ready == READY
     assert asked == [0.5] * 2000, "once for each wait"
+
+
+def test_nobody_looks_while_others_want_the_processor() -> None:
+    world = World(answer=10e-6, waking=30e-6)
+    world.wait(2000)
+    assert world.waiting.looking
+    world.crowded = True
+    world.wait(12_000)
+    assert not world.waiting.looking
+    looks = world.looks
+    world.wait(5000)
+    assert world.looks == looks, "nor is it tried"
+    world.crowded = False
+    world.wait(1200)
+    assert world.waiting.looking

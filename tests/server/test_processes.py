@@ -16,7 +16,14 @@ from tests.watching import Witness, eventually
 from tests.wirepeer import WirePeer
 from tftp.client import Client
 from tftp.errors import PeerError
-from tftp.events import Outcome, Request, RequestRefused, TransferEnded, TransferStarted
+from tftp.events import (
+    Outcome,
+    Request,
+    RequestReceived,
+    RequestRefused,
+    TransferEnded,
+    TransferStarted,
+)
 from tftp.options import Terms
 from tftp.packets import Ack, Data, Error, OptionAck
 from tftp.server import Server
@@ -251,6 +258,7 @@ def test_a_child_that_dies_of_a_request_is_reported_with_its_status(
     assert ended.outcome is Outcome.CRASHED
     assert ended.error is not None
     assert "exited with status 3" in ended.error.message
+    assert [received.transfer for received in witness.all(RequestReceived)] == [ended.transfer]
     assert fetch(server) == CONTENT
 
 

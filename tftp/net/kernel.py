@@ -8,6 +8,7 @@ with plain calls. This module knows nothing of TFTP.
 
 import contextlib
 import errno
+import os
 import socket
 import struct
 import sys
@@ -35,6 +36,7 @@ __all__ = [
     "receive_budget",
     "segment_size",
     "sent_from",
+    "wait_in_calls",
 ]
 
 _LINUX = sys.platform == "linux"
@@ -58,6 +60,7 @@ _MSG_ERRQUEUE = 0x2000
 _ERROR_ROOM = 512
 _SO_RCVBUFFORCE = 33
 _SO_SNDBUFFORCE = 32
+_TIMEVAL = struct.Struct("@ll")
 
 _UNSPECIFIED = frozenset({"", "0.0.0.0", "::"})  # noqa: S104
 _IN_PKTINFO = struct.Struct("=I4s4s")  # interface, local address, address in the IP header
@@ -250,3 +253,21 @@ def path_mtu(peer: Address, family: int) -> int | None:
             return probe.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
         except OSError:
             return None
+
+
+def wait_in_calls(descriptor: int, seconds: float | None) -> None:
+    """Have calls that receive wait for at most so long; with None they do not wait (Linux).
+
+    Rounded up to what the kernel counts in, up to 10 ms.
+    """
+    os.set_blocking(descriptor, seconds is not None)
+    if seconds is None:
+        return
+    whole, fraction = divmod(seconds, 1)
+    sock = socket.socket(fileno=descriptor)
+    try:
+        sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(whole), int(fraction * 1e6))
+        )
+    finally:
+        sock.detach()

@@ -4,11 +4,14 @@ Who sleeps must be woken, and where the processor has gone to sleep as well that
 the round trip on loopback or between two guests of one host: 20 to 50 microseconds, and as much of
 the processor's time as looking for that long. Whether looking pays depends on the machine, on its
 other work and on the network, so it is measured all the time: each way of waiting is tried now and
-then, and the quicker one is kept. This module knows nothing of what is waited for.
+then, and the quicker one is kept. Nobody looks while others want the processor: it would be taken
+from them, the peer that is waited for perhaps. This module knows nothing of what is waited for.
 """
 
 import time
 from collections.abc import Callable
+
+from tftp.net.processor import Crowding
 
 __all__ = ["Sleeping", "Waiting"]
 
@@ -33,16 +36,28 @@ class Waiting:
         looking: whether it looks again and again at present.
     """
 
-    __slots__ = ("_clock", "_left", "_means", "_poll", "_spent", "_term", "_trying", "looking")
+    __slots__ = (
+        "_clock",
+        "_crowding",
+        "_left",
+        "_means",
+        "_poll",
+        "_spent",
+        "_term",
+        "_trying",
+        "looking",
+    )
 
     def __init__(
         self,
         poll: Poll,
         clock: Callable[[], float] = time.monotonic,
+        crowding: Crowding | None = None,
     ) -> None:
         """`poll` waits for so many seconds (None: for ever), and says what is ready."""
         self._poll = poll
         self._clock = clock
+        self._crowding = crowding or Crowding(clock)
         self.looking = False
         self._term = self._left = _TRIAL
         self._trying = False
@@ -71,11 +86,14 @@ class Waiting:
         """After a term, try the other way for a while; after that, keep the better one."""
         means = self._means
         means[self.looking] = self._spent / self._term
-        if self._trying:
+        if self._crowding.felt():
+            self.looking = self._trying = False
+        elif self._trying:
             self.looking = means[True] < _WORTH * means[False]
+            self._trying = False
         else:
             self.looking = not self.looking
-        self._trying = not self._trying
+            self._trying = True
         self._term = self._left = _TRIAL if self._trying else _TERM
         self._spent = 0.0
 

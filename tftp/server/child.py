@@ -11,9 +11,12 @@ import time
 from collections.abc import Sequence
 
 from tftp.errors import Aborted
-from tftp.events import Event, TransferStarted
+from tftp.events import Event, RequestReceived, TransferStarted
+from tftp.net import kernel
 from tftp.net.endpoint import Workspace
+from tftp.net.processor import Crowding
 from tftp.net.reactor import Handler, Reactor
+from tftp.sending import SendingSession
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
 from tftp.server.listener import Arrival
@@ -23,12 +26,15 @@ from tftp.server.relay import pack_event, unpack_request
 from tftp.session import Session
 from tftp.storage.base import Storage
 
-__all__ = ["HEARTBEAT", "Child"]
+__all__ = ["Child"]
 
 logger = logging.getLogger("tftp")
 
-#: While a child has a transfer, it says so once in so many seconds.
-HEARTBEAT = 2.0
+# While a child has a transfer, it says so once in so many seconds.
+_HEARTBEAT = 2.0
+# Seconds for which a child waits for a quick client in calls that receive, at most, before it looks
+# what else there is; for which it waits in one such call; and for which it does not after that.
+_STREAM, _QUICK, _PAUSE = 0.05, 0.01, 0.5
 
 
 class Child:
@@ -60,13 +66,47 @@ class Child:
         self._workspace = Workspace()
         self._reactor = Reactor(dropped=self._forget)
         self._session: Session | None = None
+        self._crowding = Crowding()
+        self._streams_from = 0.0
+        self._untold: list[Message] = []
         self._leaving = False
 
     def run(self) -> None:
         """Serve until the parent has no more to do, or is gone."""
         self._reactor.add(self)
-        self._reactor.run(until=lambda: self._leaving and self._session is None)
+        self._reactor.run(until=self._is_through)
         self._reactor.close()
+
+    def _is_through(self) -> bool:
+        """Asked after each turn of the reactor: whether it was the last."""
+        session = self._session
+        if session is None:
+            return self._leaving
+        if isinstance(session, SendingSession) and self._crowding.felt():
+            now = time.monotonic()
+            if session.ended is None and session.fileno() >= 0 and now >= self._streams_from:
+                self._reactor.drive(session, self._stream, session, now)
+        return False
+
+    def _stream(self, session: SendingSession, now: float) -> None:
+        """While the client answers at once, wait for it in the call that receives: half the calls.
+
+        It is done where processors are scarce; else it is quicker to look again and again. The time
+        that the session is told is that of its last packet, not of the answer to it, and so early
+        by a round trip of less than `_QUICK`.
+        """
+        clock, readable, descriptor = time.monotonic, session.readable, session.fileno()
+        until = min(now + _STREAM, session.deadline or now)
+        kernel.wait_in_calls(descriptor, _QUICK)
+        try:
+            while now < until and session.ended is None and not session.blocked:
+                readable(now)
+                before, now = now, clock()
+                if now - before >= _QUICK:
+                    self._streams_from = now + _PAUSE
+                    break
+        finally:
+            kernel.wait_in_calls(descriptor, None)
 
     # -- what the reactor calls -------------------------------------------------------------------
 
@@ -90,7 +130,7 @@ class Child:
     def expire(self, now: float) -> None:
         """Tell the parent that this process is not stuck."""
         self._channel.send("alive")
-        self.deadline = now + HEARTBEAT
+        self.deadline = now + _HEARTBEAT
 
     def failed(self, error: Exception) -> None:
         """Die of it, and be replaced: the parent is told by the system."""
@@ -143,7 +183,8 @@ class Child:
         if session is None:
             return
         self._session = session
-        self.deadline = now + HEARTBEAT
+        self._streams_from = 0.0
+        self.deadline = now + _HEARTBEAT
         self._reactor.add(session)
         self._reactor.drive(session, session.start, time.monotonic())
 
@@ -156,11 +197,15 @@ class Child:
             self._reactor.drive(self._session, self._session.abort, Aborted("server stops"))
 
     def _report(self, event: Event) -> None:
+        self._untold.append(pack_event(event))
+        if isinstance(event, RequestReceived):
+            return  # What becomes of it follows at once, and a message less is a wake-up less.
+        untold, self._untold = self._untold, []
         local = None
         if isinstance(event, TransferStarted) and self._session is not None:
             local = self._session.local
         try:
-            self._channel.send("event", pack_event(event), local)
+            self._channel.send("events", untold, local)
         except OSError as error:
             logger.debug("nobody hears of %s: %s", event, error)
 

@@ -103,6 +103,7 @@ class Nursery:
             os.close(self._ringer)
             self._channel.close()
             _die_with(nursery)
+            _interrupt_nobody()
             upward = Channel(channel, blocking=True)
             redirect_log(upward.offer)
             Child(upward, self._parts, self._doors).run()  # type: ignore[arg-type]
@@ -148,3 +149,16 @@ def _die_with(nursery: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != nursery:  # It died before that could be said.
             os._exit(1)
+
+
+def _interrupt_nobody() -> None:
+    """Have this process wait for its turn when it wakes up (Linux).
+
+    Else each child that wakes up gets in before the engine, which gives out what waits, and before
+    its clients where they run here. It costs nothing where a processor is free.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        except OSError as error:  # It may be forbidden to whoever is confined.
+            logger.debug("a child is scheduled like any process: %s", error)

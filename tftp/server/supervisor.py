@@ -26,6 +26,7 @@ from tftp.events import (
 )
 from tftp.net import kernel
 from tftp.net.endpoint import open_port
+from tftp.net.later import Later
 from tftp.net.reactor import Reactor
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
@@ -289,7 +290,7 @@ class Supervisor:
         lived = time.monotonic() - worker.since
         backoff = 0.0 if lived >= _SETTLED else min(max(_BACKOFF, 2 * worker.backoff), _MAX_BACKOFF)
         logger.error("worker %s; starting another in %.1f s", why, backoff)
-        self._reactor.add(_Later(time.monotonic() + backoff, lambda: self._replace(backoff)))
+        self._reactor.add(Later(time.monotonic() + backoff, lambda: self._replace(backoff)))
 
     def _replace(self, backoff: float) -> None:
         if not self._stopping:
@@ -420,37 +421,3 @@ class _Worker:
         if isinstance(event, TransferEnded | RequestRefused):
             del self.jobs[number]
         self._supervisor.report(event)
-
-
-class _Later:
-    """Something to do at a certain time; a `Handler` for a reactor."""
-
-    blocked = False
-
-    def __init__(self, when: float, action: Callable[[], None]) -> None:
-        self.armed = 0.0
-        self.deadline: float | None = when
-        self.finished = False
-        self._action = action
-
-    def fileno(self) -> int:
-        """It has no descriptor."""
-        return -1
-
-    def readable(self, now: float) -> None:
-        """Never waited for."""
-
-    def writable(self, now: float) -> None:
-        """Never waited for."""
-
-    def expire(self, now: float) -> None:
-        """Now is the time."""
-        self.finished = True
-        self._action()
-
-    def failed(self, error: Exception) -> None:
-        """It did not work."""
-        logger.error("what was to be done later failed", exc_info=error)
-
-    def close(self) -> None:
-        """There is nothing to close."""
