@@ -12,6 +12,7 @@ import pytest
 
 from tests.cli.running import PATIENCE, Running, one_line, run, running
 from tests.monitor.happening import Happening
+from tests.monitor.impostor import GREETING, Impostor
 from tests.monitor.operating import Watched, watched
 from tests.watching import eventually
 from tests.wirepeer import WirePeer
@@ -234,3 +235,25 @@ def test_what_a_server_sends_cannot_write_on_a_terminal(
     with following(server, "--kind", "ended", cwd=here) as events:
         server.board(Happening(1).ended())
         assert r"get \x1b[2J: done" in events.stdout.next()
+
+
+def test_a_line_of_json_is_written_as_it_came_if_a_terminal_can_take_it(here: Path) -> None:
+    ended = as_json(Happening(1).ended()) | {"sequence": 1}
+    plain = json.dumps(ended | {"news": [1, {"more": 0.5}]}, separators=(",", ":"))
+    odd = json.dumps(ended | {"file": "\x9b2J"}, ensure_ascii=False)
+    impostor = Impostor(GREETING + f"{plain} \r\n{odd}\n".encode())
+    place = str(impostor.place)
+    options = ("--kind", "ended", "--json", "--no-reconnect")
+    done = run("events", place, *options, cwd=here)
+    impostor.close()
+    first, second = done.stdout.decode("ascii").splitlines()
+    assert first == plain[:-1] + f', "server": "{place}"}}'
+    assert json.loads(second) == json.loads(odd) | {"server": place}
+
+
+def test_lines_are_seen_before_the_next_come(server: Watched, here: Path) -> None:
+    for options in ((), ("--json",)):
+        with following(server, *options, "--kind", "ended", cwd=here) as events:
+            for number in range(3):
+                server.board(Happening(number).ended())
+                events.stdout.next()

@@ -5,12 +5,13 @@ import queue
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.monitor.happening import Happening
+from tests.monitor.impostor import GREETING, Impostor
 from tests.monitor.operating import Watched, watched
 from tests.watching import descriptors, eventually
 from tests.wirepeer import PATIENCE, WirePeer
@@ -34,34 +35,6 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 def until(messages: Iterator[Message], event: str) -> Message:
     """The next message of a kind."""
     return next(message for message in messages if message["event"] == event)
-
-
-class Impostor:
-    """A listener that says what a test wants, to one connection after the other."""
-
-    def __init__(self, *speeches: bytes) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._listener.settimeout(PATIENCE)
-        self.place = Place("127.0.0.1", self._listener.getsockname()[1])
-        self._thread = threading.Thread(target=self._run, args=(speeches,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._thread.join()
-        self._listener.close()
-
-    def _run(self, speeches: tuple[bytes, ...]) -> None:
-        for speech in speeches:
-            sock, _ = self._listener.accept()
-            # A reader may have had enough before the end.
-            with sock, suppress(OSError):
-                sock.sendall(speech)
-                sock.shutdown(socket.SHUT_WR)
-                while sock.recv(4096):
-                    pass
-
-
-GREETING = b'{"event": "greeting", "protocol": 1, "access": "act"}\n'
 
 
 def test_a_feed_gives_every_line_with_the_server_s_name(one: Watched) -> None:

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import click
 from tftp.cli.display import count, granted_options, rate, write_line
 from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import printable
-from tftp.monitor.feed import Feeds, Message
+from tftp.monitor.feed import Feed, Feeds, Message
 from tftp.monitor.orders import KINDS
 from tftp.monitor.place import DEFAULT_PLACE, Place
 
@@ -87,9 +88,23 @@ def command(
     tests = [_condition(text) for text in conditions]
     token = read_token(token_file)
     servers = _servers(places)
-    line = _as_json if as_json else _line_for_people(len(servers) > 1)
-    with Feeds(servers, token=token, kinds=sorted(wanted), reconnect=not no_reconnect) as feeds:
-        for number, message in enumerate(_chosen(_flushed(feeds), wanted, tests), 1):
+    wishes: dict[str, Any] = {
+        "token": token,
+        "kinds": sorted(wanted),
+        "reconnect": not no_reconnect,
+    }
+    with ExitStack() as stack:
+        messages: Iterator[Message]
+        if len(servers) == 1:
+            # A busy server tells thousands of lines in a second: they are not handed from thread to
+            # thread, and not made anew.
+            feed = Feed(servers[0], before_wait=sys.stdout.flush, **wishes)
+            messages, as_it_came = iter(feed), _as_it_came(feed)
+        else:
+            feeds = stack.enter_context(Feeds(servers, **wishes))
+            messages, as_it_came = _flushed(feeds), json.dumps
+        line = as_it_came if as_json else _line_for_people(len(servers) > 1)
+        for number, message in enumerate(_chosen(messages, wanted, tests), 1):
             sys.stdout.write(f"{line(message)}\n")
             if number == most:
                 sys.stdout.flush()
@@ -136,11 +151,7 @@ def _as_word(value: Any) -> str:
 
 
 def _flushed(feeds: Feeds) -> Iterator[Message]:
-    """The messages; before it waits for one, all that has been written is seen.
-
-    A busy server tells thousands of lines in a second: a system call for each is more than all the
-    rest that is done with them.
-    """
+    """The messages; before it waits for one, all that has been written is seen."""
     for message in feeds:
         yield message
         if feeds.queue.empty():
@@ -172,8 +183,16 @@ def with_remedy(reason: str, otherwise: str = "") -> str:
     return f"{reason}: {otherwise}" if otherwise else reason
 
 
-def _as_json(message: Message) -> str:
-    return json.dumps(message)
+def _as_it_came(feed: Feed) -> Callable[[Message], str]:
+    """What makes a line of the last message of `feed`: the server's own, and the server in it."""
+    server = f', "server": {json.dumps(feed.server)}}}'
+
+    def line(message: Message) -> str:
+        own = feed.line.rstrip()
+        # Letters beyond ASCII could be anything: escaped they do nothing to a terminal.
+        return own[:-1].decode() + server if own.isascii() else json.dumps(message)
+
+    return line
 
 
 def _line_for_people(many: bool) -> Callable[[Message], str]:

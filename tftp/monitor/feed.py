@@ -24,7 +24,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from types import TracebackType
@@ -76,7 +76,7 @@ class Feed:
     protocol is left, and tried again after the longest pause: it may be replaced by a better one.
 
     Attributes:
-        octets: how long the line of the last message was.
+        line: that of the last message, as it came.
     """
 
     def __init__(
@@ -87,6 +87,7 @@ class Feed:
         kinds: Sequence[str] | None = None,
         rate: float | None = None,
         reconnect: bool = True,
+        before_wait: Callable[[], object] | None = None,
     ) -> None:
         """Remember what to do; the iteration connects.
 
@@ -97,6 +98,7 @@ class Feed:
                 all but "totals". The greeting and the snapshot come in any case.
             rate: the most progress events in a second for each transfer, and how many totals.
             reconnect: go on after the connection was lost, or could not be made.
+            before_wait: is called when all that has come was given, before more is waited for.
 
         Raises:
             ValueError: this is no place.
@@ -111,7 +113,8 @@ class Feed:
         self._socket: socket.socket | None = None
         self._asked: dict[int, Future[Message]] = {}
         self._closed = threading.Event()
-        self.octets = 0
+        self._before_wait = before_wait
+        self.line = b""
 
     @property
     def server(self) -> str:
@@ -195,7 +198,7 @@ class Feed:
             self.send("subscribe", **{name: it for name, it in wishes.items() if it is not None})
         greeted = False
         sock.settimeout(_GREET)
-        for line in _lines(sock):
+        for line in self._lines(sock):
             message = _parsed(line)
             if not greeted and message["event"] != "bye":
                 self._check_greeting(message)
@@ -204,12 +207,28 @@ class Feed:
             if message["event"] == _LOST:
                 continue  # The word is ours: from a server it means nothing that is known.
             check(message)
-            self.octets = len(line)
+            self.line = line
             message["server"] = self.server
             self._settle(message)
             yield message
             if message["event"] == "bye":
                 raise _Parted(message["message"], final=message.get("final", False))
+
+    def _lines(self, sock: socket.socket) -> Iterator[bytes]:
+        rest = bytearray()
+        while True:
+            if self._before_wait is not None:
+                self._before_wait()
+            data = sock.recv(_RECEIVE)
+            if not data:
+                return
+            rest += data
+            if b"\n" in data:
+                *lines, tail = bytes(rest).split(b"\n")
+                rest = bytearray(tail)
+                yield from lines
+            elif len(rest) > _LONGEST:
+                raise _Parted("this is no tftp monitor: its line has no end", final=True)
 
     def _check_greeting(self, greeting: Message) -> None:
         if greeting["event"] != "greeting" or greeting.get("protocol") not in range(_PROTOCOLS):
@@ -339,7 +358,7 @@ class Feeds:
 
     def _read(self, feed: Feed) -> None:
         for message in feed:
-            self._backlog.add(message, feed.octets)
+            self._backlog.add(message, len(feed.line))
 
 
 class _Backlog(queue.Queue[Any]):
@@ -389,24 +408,12 @@ class _Parted(TFTPError):
         self.final = final
 
 
-def _lines(sock: socket.socket) -> Iterator[bytearray]:
-    rest = bytearray()
-    while data := sock.recv(_RECEIVE):
-        rest += data
-        if b"\n" in data:
-            *lines, tail = rest.split(b"\n")
-            rest = bytearray(tail)
-            yield from lines
-        elif len(rest) > _LONGEST:
-            raise _Parted("this is no tftp monitor: its line has no end", final=True)
-
-
-def _parsed(line: bytearray) -> Message:
+def _parsed(line: bytes) -> Message:
     """The message in a line; it has an `event`, and a bounded size."""
-    if line.count(b",") + line.count(b"[") + line.count(b"{") > _MOST_VALUES:
+    if len(line) > _MOST_VALUES and sum(map(line.count, (b",", b"[", b"{"))) > _MOST_VALUES:
         raise ShapeError("a line with too much in it")
     try:
-        message = json.loads(line)
+        message = json.loads(line.decode())
     except (ValueError, RecursionError):
         message = None
     if not isinstance(message, dict) or not isinstance(message.get("event"), str):

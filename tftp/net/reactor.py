@@ -306,7 +306,6 @@ class Reactor:
         if self._dropped is not None:
             self._dropped(handler)
 
-
     def _clear_litter(self) -> None:
         handlers = self._handlers
         self._heap[:] = [
