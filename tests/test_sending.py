@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from tftp.net.endpoint import Endpoint, open_port
 from tftp.net.reactor import Reactor
 from tftp.options import Terms
 from tftp.packets import Ack, Data, Error, Packet
+from tftp.session import Session
 from tftp.timers import Patience
 
 
@@ -149,6 +151,101 @@ def test_the_next_windows_are_read_while_the_peer_has_the_present_one(stage: Sta
     # Some reads, each for many blocks, and the block before them had left already.
     assert 1 <= stage.storage.count("read_into") - before <= 10
     assert all(sent_first)
+
+
+def windows_acknowledged(stage: Stage, session: Session, windowsize: int) -> bytes:
+    """All that comes to the end of the file, each window acknowledged by its last block."""
+    content, block = b"", 0
+    while True:
+        packet = stage.peer.receive()
+        assert isinstance(packet, Data)
+        block += 1
+        assert packet.block == block
+        content += packet.payload
+        last = len(packet.payload) < 512
+        if last or not block % windowsize:
+            stage.peer.send(Ack(block))
+            stage.hand_over(session, 0.1)
+        if last:
+            return content
+
+
+@pytest.mark.parametrize("windowsize", [1, 4])
+@pytest.mark.parametrize("size", [512 * 600, 512 * 600 + 1, 512 * 603 + 511])
+def test_who_reads_the_same_file_needs_to_read_it_only_once(
+    stage: Stage, windowsize: int, size: int
+) -> None:
+    stage.storage.identity = "file"
+    content = bytes(number % 251 for number in range(size))
+    reads = []
+    for _ in range(3):
+        before = stage.storage.count("read_into")
+        session = stage.sending(content, Terms(windowsize=windowsize))
+        session.start(0.0)
+        assert windows_acknowledged(stage, session, windowsize) == content
+        session.close()
+        reads.append(stage.storage.count("read_into") - before)
+    first, *others = reads
+    assert first >= 15, "parts of 32 KiB"
+    # The beginning and the end are every transfer's own.
+    assert max(others) <= 8
+
+
+def test_a_file_that_has_changed_is_read_anew(stage: Stage) -> None:
+    for number in range(3):
+        stage.storage.identity = f"state {number}"
+        content = bytes([number]) * (512 * 300)
+        session = stage.sending(content)
+        session.start(0.0)
+        assert windows_acknowledged(stage, session, 1) == content
+
+
+def test_one_whose_windows_have_shifted_gets_the_same_file(stage: Stage) -> None:
+    stage.storage.identity = "file"
+    content = bytes(number % 251 for number in range(512 * 400 + 7))
+    session = stage.sending(content, Terms(windowsize=4))
+    session.start(0.0)
+    assert windows_acknowledged(stage, session, 4) == content
+    session = stage.sending(content, Terms(windowsize=4))
+    session.start(0.0)
+    came, acked, lost = b"", 0, False
+    while len(came) % 512 == 0:
+        packet = stage.peer.receive()
+        assert isinstance(packet, Data)
+        block = len(came) // 512 + 1
+        if packet.block != block:
+            assert lost, "only what was lost comes again, and what was behind it"
+            continue
+        came += packet.payload
+        if block == 40 and not lost:
+            # As if the last two of this window had not come.
+            came, acked, lost = came[: 38 * 512], 34, True
+            block = 38
+        if len(packet.payload) < 512 or block - acked == 4:
+            acked = block
+            stage.peer.send(Ack(block))
+            stage.hand_over(session, 0.1)
+    assert lost
+    assert came == content
+
+
+def test_a_reader_that_is_joined_by_another_shares_from_then_on(stage: Stage) -> None:
+    content = bytes(number % 251 for number in range(512 * 1000))
+    session = stage.sending(content)
+    session.start(0.0)
+    begun = acknowledged(stage, session, 200)
+    source: Any = session._source
+    source.identity = "file"
+    ended = b""
+    for block in range(201, 1002):
+        packet = stage.peer.receive()
+        assert isinstance(packet, Data)
+        ended += packet.payload
+        stage.peer.send(Ack(block))
+        stage.hand_over(session, 0.1)
+        if block == 600:
+            source.identity = None
+    assert begun + ended == content
 
 
 def test_what_was_sent_ahead_is_accounted_for_before_anything_else_happens(stage: Stage) -> None:

@@ -4,21 +4,18 @@ What looks ahead here is for speed alone, and steps aside at the first loss: the
 (`tftp.sender`) says what to send, as it does at the beginning and at the end.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
-from tftp.blocks import on_wire
 from tftp.errors import TFTPError
 from tftp.events import Observer, Request
-from tftp.net.endpoint import Batch
+from tftp.net.batch import Run
 from tftp.net.kernel import MAX_SEGMENTS_OCTETS
-from tftp.packets import HEADER, Opcode
 from tftp.session import Link, Session
 from tftp.storage.base import Source
 from tftp.transfer import Sender
 
 __all__ = ["SendingSession"]
 
-_ACK = int(Opcode.ACK)
 # Octets that an ACK, or an ERROR with a long text, may have.
 _SMALL = 1024
 # A transfer of fewer windows is over before looking ahead has paid.
@@ -35,15 +32,14 @@ class SendingSession(Session):
     """
 
     __slots__ = (
-        "_ahead",
         "_awaited",
         "_recvfrom",
+        "_run",
         "_size",
         "_source",
         "_stepped_at",
         "_steps",
         "_taken",
-        "_windows",
     )
 
     machine: Sender
@@ -64,9 +60,8 @@ class SendingSession(Session):
         )
         self._source = source
         self._recvfrom = link.endpoint.socket.recvfrom
-        self._ahead: Batch | None = None
+        self._run: Run | None = None
         self._awaited: bytes | None = None  # the ACK on which the next of the steps is taken
-        self._windows: list[memoryview] = []
         self._size = 0  # octets of a full packet
         self._steps: Iterator[tuple[bytes | None, memoryview]] = iter(())
         self._taken = 0  # steps that the machine does not know of
@@ -120,28 +115,72 @@ class SendingSession(Session):
         """Read the next full windows while the peer still has the present one."""
         self._awaited = None
         machine = self.machine
-        if self._ahead is None and machine.counters.blocks < _LOOK_AHEAD_FROM:
+        if self._run is None and machine.counters.blocks < _LOOK_AHEAD_FROM:
             return
         block = machine.awaited()
         if block is None:
             return
-        batch = self._ahead or self._borrow(block)
-        if batch is None:
-            return
-        terms = machine.terms
-        windowsize, rollover = terms.windowsize, terms.rollover or 0
+        run = self._run_from(block)
+        if run is not None:
+            self._size = run.size
+            self._awaited = run.acks[0]
+            self._steps = run.steps()
+
+    def _run_from(self, acked: int) -> Run | None:
+        """The windows behind block `acked`, read here or by others who want the same; None where
+        looking ahead does not pay, or there is no room for it.
+        """
+        key = self._shared_as(acked)
+        if key is not None or (self._run is not None and self._run.key is not None):
+            self._put_run_back()
+        if key is not None:
+            self._run = found = self._workspace.shelf.take(key)
+            if found is not None:
+                return found
+        if self._run is None:
+            self._run = self._new_run(acked, shared=key is not None)
+        if self._run is None or not self._fill(self._run, acked):
+            return None
+        if key is not None:
+            self._workspace.shelf.put(key, self._run)
+        return self._run
+
+    def _shared_as(self, acked: int) -> Hashable | None:
+        """What others who read the same will look for; None where there is nobody."""
+        file = getattr(self._source, "identity", None)
+        if file is None:
+            return None
+        terms = self.machine.terms
+        return (file, terms.blksize, terms.windowsize, terms.rollover or 0, acked)
+
+    def _new_run(self, acked: int, *, shared: bool) -> Run | None:
+        """Room to look ahead in, where the transfer is long enough for that to pay."""
+        if self._source.size is None:
+            return None  # It is read once: a window back from there is all that it remembers.
+        terms = self.machine.terms
+        if acked < _LOOK_AHEAD_FROM * terms.windowsize or self.fileno() < 0:
+            return None
+        first = acked // terms.windowsize
+        return self._workspace.shelf.make(
+            terms.blksize, terms.windowsize, shared=shared, first=first
+        )
+
+    def _fill(self, run: Run, acked: int) -> bool:
+        """Whether there is a full window behind block `acked`, which now is in `run`."""
+        terms = self.machine.terms
         try:
-            octets = self._source.read_into(batch.slots, block * terms.blksize)
+            octets = self._source.read_into(run.slots, acked * terms.blksize)
         except (OSError, TFTPError):
-            return  # It will be met again where it belongs, when these blocks are due.
-        windows = octets // (windowsize * terms.blksize)
-        if not windows:
-            return
-        batch.number(block + 1, windows * windowsize, rollover)
-        acked = range(block, block + windows * windowsize, windowsize)
-        acks = [HEADER.pack(_ACK, on_wire(last, rollover)) for last in acked]
-        self._awaited = acks[0]
-        self._steps = zip([*acks[1:], None], self._windows, strict=False)
+            return False  # It will be met again where it belongs, when these blocks are due.
+        windows = octets // (terms.windowsize * terms.blksize)
+        if windows:
+            run.ready(acked, windows, terms.rollover or 0)
+        return bool(windows)
+
+    def _put_run_back(self) -> None:
+        if self._run is not None:
+            self._workspace.shelf.give_back(self._run)
+            self._run = None
 
     def _step(self, ack: bytes, now: float) -> None:
         """Send the window that is ready; if it was the last of them, prepare some more."""
@@ -182,18 +221,6 @@ class SendingSession(Session):
         if self._taken:
             taken, self._taken = self._taken, 0
             self.machine.advanced(taken, self._stepped_at)
-
-    def _borrow(self, block: int) -> Batch | None:
-        """Room to look ahead in, where the transfer is long enough for that to pay."""
-        if self._source.size is None:
-            return None  # It is read once: a window back from there is all that it remembers.
-        terms = self.machine.terms
-        if block >= _LOOK_AHEAD_FROM * terms.windowsize and self.fileno() >= 0:
-            self._ahead = batch = self._workspace.lend(terms.blksize, terms.windowsize)
-            if batch is not None:
-                self._size = batch.size
-                self._windows = batch.windows(terms.windowsize)
-        return self._ahead
 
     # -- sending ----------------------------------------------------------------------------------
 
@@ -243,8 +270,5 @@ class SendingSession(Session):
 
     def _settle(self) -> None:
         self._awaited = None
-        if self._ahead is not None:
-            self._workspace.give_back(self._ahead)
-            self._ahead = None
-            self._windows = []
+        self._put_run_back()
         self._source.close()

@@ -79,20 +79,6 @@ def test_a_workspace_serves_any_number_of_block_sizes_in_turn() -> None:
         assert bytes(batch.octets[4 : batch.size]) == bytes([blksize]) * blksize
 
 
-def test_what_transfers_have_ready_beforehand_is_bounded_and_given_back() -> None:
-    workspace = Workspace()
-    lent = []
-    while (batch := workspace.lend(1428, 64)) is not None:
-        assert len(batch.slots) == 64
-        lent.append(batch)
-        assert len(lent) < 1000
-    assert lent
-    assert workspace.lend(1428, 64) is None
-    workspace.give_back(lent.pop())
-    assert workspace.lend(1428, 64) is not None
-    assert Workspace().lend(65464, 64) is None  # Nor is there so much for one.
-
-
 # -- sending and receiving ------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ class Scripted:
             "commit", "discard".
         before: what to do first in a step, by its name.
         commits_slowly: what its uploads say of themselves (see `Sink`).
+        identity: what its downloads say of themselves (see `Source`).
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Scripted:
     ) -> None:
         self.content = content
         self.commits_slowly = commits_slowly
+        self.identity: str | None = None
         self.written: dict[bytes, bytes] = {}
         self.calls: list[str] = []
         self.requests: list[Request] = []
@@ -54,6 +56,7 @@ class Scripted:
 class _Source(BytesSource):
     def __init__(self, storage: Scripted) -> None:
         super().__init__(storage.content)
+        self.identity = storage.identity
         self._storage = storage
 
     def read_into(self, slots: Sequence[memoryview], offset: int) -> int:

@@ -156,3 +156,23 @@ def test_threads_that_open_and_close_at_once_leave_nothing_open(
     assert descriptors_of(path) == []
     assert not opened._by_descriptor
     assert not opened._by_identity
+
+
+def test_a_file_has_an_identity_for_others_while_others_read_it(
+    opened: OpenFiles, path: Path
+) -> None:
+    descriptor = share(opened, path)
+    assert opened.identity(descriptor) is None
+    share(opened, path)
+    identity = opened.identity(descriptor)
+    assert identity is not None
+    path.write_bytes(b"changed!")
+    for _ in range(2):
+        other = share(opened, path)
+    assert other != descriptor
+    assert opened.identity(other) not in (None, identity)
+    assert opened.identity(descriptor) == identity
+    opened.close(descriptor)
+    assert opened.identity(descriptor) is None
+    for left in (descriptor, other, other):
+        opened.close(left)

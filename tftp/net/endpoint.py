@@ -10,13 +10,12 @@ import errno
 import socket
 from collections.abc import Callable, Iterable
 from io import BytesIO
-from struct import Struct
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tftp.blocks import octets_on_wire, on_wire
 from tftp.events import Address
 from tftp.net import kernel
-from tftp.packets import HEADER, MAX_DATAGRAM, Opcode
+from tftp.net.batch import MOST_IN_BATCH, Batch, Shelf
+from tftp.packets import HEADER
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_AT_ONCE",
     "Aside",
-    "Batch",
     "Endpoint",
     "SharedEndpoint",
     "Workspace",
@@ -37,57 +35,14 @@ __all__ = [
 MOST_AT_ONCE = 65536
 # Room for a window of 64 blocks of 1428, and then some.
 _INBOUND = 3 * MOST_AT_ONCE
-# Octets that are read at once, at most.
-_OUTBOUND = 2 * MAX_DATAGRAM
 # How many datagrams an outbox gathers.
 _IN_A_ROW = 32
 # How many block sizes a workspace keeps room for.
 _LAYOUTS = 8
-# Octets that the transfers of one thread may have ready beforehand, all together, and up to which
-# there is room for each to have a run of windows ready, not just one.
-_AHEAD, _AHEAD_AMPLE = 16 << 20, 8 << 20
-# Octets of such a run.
-_RUN = 64 << 10
 
 
 #: Sends one datagram.
 Emit = Callable[[bytes | memoryview, Address], object]
-
-
-class Batch:
-    """Room for DATA packets of one size, one behind the other.
-
-    Attributes:
-        size: octets of a whole packet, header included.
-        slots: where the payload of each belongs.
-        octets: all of them, as they go onto the wire.
-    """
-
-    __slots__ = ("octets", "size", "slots")
-
-    def __init__(self, blksize: int, count: int) -> None:
-        self.size = size = HEADER.size + blksize
-        self.octets = memoryview(bytearray(count * size))
-        self.octets[1::size] = bytes([Opcode.DATA]) * count
-        starts = range(HEADER.size, count * size, size)
-        self.slots = [self.octets[start : start + blksize] for start in starts]
-
-    def number(self, first: int, count: int, rollover: int) -> None:
-        """Write the numbers of `count` packets, the first of them that of block `first`."""
-        octets, size = self.octets, self.size
-        if count == 1:
-            _NUMBER.pack_into(octets, 2, on_wire(first, rollover))
-        else:
-            end = count * size
-            octets[2:end:size], octets[3:end:size] = octets_on_wire(first, count, rollover)
-
-    def windows(self, windowsize: int) -> list[memoryview]:
-        """The packets by windows."""
-        octets, size = self.octets, windowsize * self.size
-        return [octets[start : start + size] for start in range(0, len(octets), size)]
-
-
-_NUMBER = Struct("!H")
 
 
 class Postman(Protocol):
@@ -161,10 +116,11 @@ class Workspace:
     Attributes:
         inbound: room for what is received.
         outbox: what leaves together.
+        shelf: what transfers have ready beforehand.
         aside: who does what takes long; None where nobody else is held up by it.
     """
 
-    __slots__ = ("_batches", "_left", "aside", "inbound", "outbox")
+    __slots__ = ("_batches", "aside", "inbound", "outbox", "shelf")
 
     def __init__(self) -> None:
         self.aside: Aside | None = None
@@ -172,7 +128,7 @@ class Workspace:
         # Unlike a bytearray these zeroes are not written: a page that is never used costs nothing.
         self.inbound = BytesIO(bytes(_INBOUND)).getbuffer()
         self._batches: dict[int, Batch] = {}
-        self._left = _AHEAD
+        self.shelf = Shelf()
 
     def batch(self, blksize: int) -> Batch:
         """Room for DATA packets of this block size; the last one asked for is overwritten."""
@@ -180,24 +136,9 @@ class Workspace:
         if batch is None:
             if len(self._batches) >= _LAYOUTS:
                 self._batches.clear()
-            count = max(1, min(kernel.MAX_SEGMENTS, _OUTBOUND // (HEADER.size + blksize)))
+            count = max(1, min(kernel.MAX_SEGMENTS, MOST_IN_BATCH // (HEADER.size + blksize)))
             batch = self._batches[blksize] = Batch(blksize, count)
         return batch
-
-    def lend(self, blksize: int, windowsize: int) -> Batch | None:
-        """Room for some windows, for a transfer's own use until it gives it back; None when too
-        much has been lent.
-        """
-        size = windowsize * (HEADER.size + blksize)
-        windows = max(1, _RUN // size) if self._left > _AHEAD - _AHEAD_AMPLE else 1
-        if windows * size > min(self._left, _OUTBOUND):
-            return None
-        self._left -= windows * size
-        return Batch(blksize, windows * windowsize)
-
-    def give_back(self, batch: Batch) -> None:
-        """The transfer has ended."""
-        self._left += len(batch.octets)
 
 
 class Endpoint:

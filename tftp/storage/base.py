@@ -14,7 +14,12 @@ __all__ = ["Sink", "Source", "Storage"]
 
 
 class Source(Protocol):
-    """A file that is being read."""
+    """A file that is being read.
+
+    A source that knows of others that read the same file can have an attribute `identity`, which is
+    equal for all of them: then what one has read will do for the others. It is None, or not there,
+    where that is not so; of a file that has changed it is another.
+    """
 
     @property
     def size(self) -> int | None:

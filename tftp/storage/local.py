@@ -15,7 +15,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -161,7 +161,7 @@ class Directory:
             os.close(descriptor)
             raise
         if whole is None:
-            return LocalSource(self._opened.share(descriptor, status), status, self._opened.close)
+            return LocalSource(self._opened.share(descriptor, status), status, self._opened)
         os.close(descriptor)
         return BytesSource(whole)
 
@@ -278,22 +278,27 @@ class LocalSource:
     Args:
         descriptor: of the file; the source lets it go at its end.
         status: what fstat says of it.
-        let_go: how.
+        opened: where the descriptor is shared; None if this source has it for itself.
     """
 
-    __slots__ = ("_changed", "_descriptor", "_let_go", "size")
+    __slots__ = ("_changed", "_descriptor", "_opened", "size")
 
     def __init__(
         self,
         descriptor: int,
         status: os.stat_result,
-        let_go: Callable[[int], None] = os.close,
+        opened: OpenFiles | None = None,
     ) -> None:
         self._descriptor = descriptor
-        self._let_go = let_go
+        self._opened = opened
         self._changed = status.st_mtime_ns
         #: Octets in the file.
         self.size = status.st_size
+
+    @property
+    def identity(self) -> Hashable | None:
+        """What tells this file from all others; None while nobody else reads it."""
+        return None if self._opened is None else self._opened.identity(self._descriptor)
 
     def read_into(self, slots: Sequence[memoryview], offset: int) -> int:
         """Fill the slots from `offset` on, any offset, and say how much it was.
@@ -326,7 +331,10 @@ class LocalSource:
         """Let the file go. A second call does nothing."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
-            self._let_go(descriptor)
+            if self._opened is None:
+                os.close(descriptor)
+            else:
+                self._opened.close(descriptor)
 
     def _require_unchanged(self) -> None:
         # Asked once, at the end: what has been sent is whole only if nothing changed until then.

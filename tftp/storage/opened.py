@@ -7,6 +7,7 @@ sharing changes nothing but how many descriptors there are, and this module know
 """
 
 import os
+from collections.abc import Hashable
 from threading import Lock
 from typing import TypeAlias
 
@@ -59,6 +60,13 @@ class OpenFiles:
             shared.readers += 1
         os.close(descriptor)
         return shared.descriptor
+
+    def identity(self, descriptor: int) -> Hashable | None:
+        """What tells a file, in its state when it was opened, from all others; None while it has
+        only one reader.
+        """
+        shared = self._by_descriptor[descriptor]
+        return shared.identity if shared.readers > 1 else None
 
     def close(self, descriptor: int) -> None:
         """One reader is done; the file is closed with its last one."""
