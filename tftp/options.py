@@ -7,8 +7,9 @@ an RFC. An option that is not known, refused, or asked with a value out of range
 answer, as if it had not been asked; that is what the RFC of each prescribes or allows.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from tftp.errors import ErrorCode, ProtocolError
 
@@ -116,6 +117,16 @@ def answer(
         limits: the most that is granted.
         size: what `tsize` is answered with, in octets; None leaves `tsize` out.
     """
+    if not requested:
+        return _PLAIN, {}
+    terms, granted = _answer(tuple(requested.items()), limits, size)
+    return terms, dict(granted)
+
+
+@lru_cache(maxsize=256)  # Of a thousand machines that boot all ask the same.
+def _answer(
+    requested: tuple[tuple[str, str], ...], limits: Limits, size: int | None
+) -> tuple[Terms, dict[str, str]]:
     terms = _PLAIN
     granted: dict[str, str] = {}
     settled: set[str] = set()
@@ -143,9 +154,9 @@ def accept(offered: Mapping[str, str], acked: Mapping[str, str]) -> Terms:
             (RFC 2347: the client must then end the transfer). An option that nobody asked is let
             pass where it changes nothing, as a common server sends `blksize 512` unasked.
     """
-    asked = {known: text for known, _, text in _once(offered)}
+    asked = {known: text for known, _, text in _once(offered.items())}
     terms = Terms()
-    for known, name, text in _once(acked):
+    for known, name, text in _once(acked.items()):
         number = _number(text)
         read = _READINGS.get(known)
         if read is None or number is None:
@@ -173,13 +184,13 @@ _EXACTLY = frozenset({"timeout", "utimeout", "rollover"})
 _TERM_OF = {"blksize2": "blksize", "utimeout": "timeout"}
 
 
-def _once(options: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def _once(options: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str, str]]:
     """Each option's name in lower case, its name as spelled, and its value.
 
     RFC 2347: the case of a name does not matter, and an option stands once; else its first counts.
     """
     seen: set[str] = set()
-    for name, text in options.items():
+    for name, text in options:
         known = name.lower()
         if known not in seen:
             seen.add(known)

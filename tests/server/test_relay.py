@@ -70,6 +70,11 @@ def test_an_event_comes_out_as_it_went_in(event: Event) -> None:
         assert same(one, other) if name == "error" else one == other
 
 
+def test_an_event_can_get_another_number_on_its_way() -> None:
+    for event in EVENTS:
+        assert unpack_event(pack_event(event), REQUEST, number=4711).transfer == 4711
+
+
 @pytest.mark.parametrize(
     "error",
     [

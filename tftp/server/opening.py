@@ -66,7 +66,7 @@ class Opening:
         self._config = config
         self._policy = tuple(policy)
         self.report = report
-        self._routes: dict[Address, tuple[float, int]] = {}
+        self._routes: dict[Address, tuple[float, Limits]] = {}
         self._turn = itertools.count(random.randrange(1 << 16))  # noqa: S311  (spreads, hides nothing)
 
     @property
@@ -79,6 +79,7 @@ class Opening:
         storage, _, policy = self.parts
         self.parts = (storage, config, policy)
         self._config = config
+        self._routes = {}
 
     def open(self, arrival: Arrival, workspace: Workspace, now: float) -> Session | None:
         """The session that serves this request, not started yet; None if it was refused.
@@ -203,26 +204,31 @@ class Opening:
 
     def _limits(self, request: Request) -> Limits:
         """The configured limits, with blksize small enough not to be fragmented on the way."""
+        # In this order: what is noted by limits that are changed now goes with the old routes.
+        routes = self._routes
         limits = self._config.limits
         if not self._config.clamp_to_mtu or _asked_blksize(request) <= _SAFE_BLKSIZE:
             return limits
-        family = socket.AF_INET6 if ":" in request.peer[0] else socket.AF_INET
-        room = self._mtu(request.peer, family) - _HEADERS[family]
-        return replace(limits, max_blksize=min(limits.max_blksize, max(DEFAULT_BLKSIZE, room)))
-
-    def _mtu(self, peer: Address, family: int) -> int:
         now = time.monotonic()
-        host = (peer[0], *peer[3:])  # A link-local address means nothing without its scope.
-        expires, mtu = self._routes.get(host, (0.0, 0))
+        # A link-local address means nothing without its scope.
+        host = (request.peer[0], *request.peer[3:])
+        expires, unbroken = routes.get(host, (0.0, limits))
         if expires < now:
-            if len(self._routes) >= _ROUTES:
-                self._routes.clear()
-            mtu = kernel.path_mtu(peer, family) or _ETHERNET
-            self._routes[host] = (now + _ROUTE_AGE, mtu)
-        return mtu
+            if len(routes) >= _ROUTES:
+                routes.clear()
+            unbroken = _without_fragments(limits, request.peer)
+            routes[host] = (now + _ROUTE_AGE, unbroken)
+        return unbroken
 
 
 _ETHERNET = 1500
+
+
+def _without_fragments(limits: Limits, peer: Address) -> Limits:
+    """The limits with no larger blocks than packets on the way to this client have room for."""
+    family = socket.AF_INET6 if ":" in peer[0] else socket.AF_INET
+    room = (kernel.path_mtu(peer, family) or _ETHERNET) - _HEADERS[family]
+    return replace(limits, max_blksize=min(limits.max_blksize, max(DEFAULT_BLKSIZE, room)))
 
 
 def _in_known_mode(request: Request) -> Request:

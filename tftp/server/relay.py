@@ -66,14 +66,19 @@ def pack_event(event: Event) -> Packed:
     return (index, event.time, event.transfer, tuple(values))
 
 
-def unpack_event(packed: Packed, request: Request) -> Event:
-    """The event that `pack_event` packed; `request` is what it is about."""
+def unpack_event(packed: Packed, request: Request, *, number: int | None = None) -> Event:
+    """The event that `pack_event` packed; `request` is what it is about.
+
+    With `number` that is its transfer's number, which another process may have given twice.
+    """
     index, when, transfer, parts = packed
     kind, names, unpackers = _TO_UNPACK[index]
     values = list(parts)
     for place, unpack in unpackers:
         values[place] = unpack(values[place])
     own = dict(zip(names, values, strict=True))
+    if number is not None:
+        transfer = number
     return kind(time=when, transfer=transfer, request=request, **own)
 
 

@@ -398,8 +398,9 @@ class _Worker:
 
     def _hear(self, message: Message) -> None:
         match message:
-            case "event", packed, request:
-                self._pass_on(packed, request)
+            case "events", told:
+                for packed, request in told:
+                    self._pass_on(packed, request)
             case "log", level, process, text, trace:
                 log_record(level, process, text, trace)
             case "ready", addresses:
@@ -416,7 +417,7 @@ class _Worker:
                 return
             job = Job(self._supervisor.number(), unpack_request(request))
             self.jobs[number] = job
-        event = replace(unpack_event(packed, job.request), transfer=job.number)
+        event = unpack_event(packed, job.request, number=job.number)
         job.note(event)
         if isinstance(event, TransferEnded | RequestRefused):
             del self.jobs[number]

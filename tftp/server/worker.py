@@ -8,6 +8,7 @@ import logging
 import signal
 import socket
 import threading
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +23,9 @@ from tftp.server.relay import pack_event, pack_request
 from tftp.storage.base import Storage
 
 __all__ = ["main"]
+
+# What is to be told is gathered for so many seconds, or until there is so much of it.
+_GATHER, _MOST_UNTOLD = 0.01, 4096
 
 logger = logging.getLogger("tftp")
 
@@ -46,6 +50,11 @@ class Worker:
         self._socket = sock
         self._channel = Channel(sock, blocking=True)
         self._lock = threading.Lock()
+        self._untold: deque[Message] = deque()
+        self._telling = threading.Lock()
+        self._there_is_news = threading.Event()
+        self._over = threading.Event()
+        self._teller = threading.Thread(target=self._run_teller, name="tftp-teller", daemon=True)
         redirect_log(self._offer, level)
         self._server = Server(storage, config=config, policy=policy, observers=[self._tell])
         if paused:
@@ -59,6 +68,7 @@ class Worker:
             self._send("failed", error.errno, error.strerror, error.filename)
             return
         self._send("ready", self._server.addresses)
+        self._teller.start()
         try:
             while True:
                 messages, _ = self._channel.receive()
@@ -66,6 +76,10 @@ class Worker:
                     self._obey(message)
         except EOFError:
             self._server.stop()
+        self._over.set()
+        self._there_is_news.set()
+        self._teller.join()
+        self._tell_all()
 
     def _obey(self, message: Message) -> None:
         match message:
@@ -92,7 +106,25 @@ class Worker:
             return  # The supervisor is slow: that must not cost a transfer's time.
         announces = isinstance(event, RequestReceived | RequestRefused)
         request = pack_request(event.request) if announces else None
-        self._send("event", pack_event(event), request)
+        # A message for each, and a supervisor that wakes up, would cost more than a small file.
+        self._untold.append((pack_event(event), request))
+        if len(self._untold) >= _MOST_UNTOLD:
+            self._tell_all()
+        elif not self._there_is_news.is_set():
+            self._there_is_news.set()
+
+    def _run_teller(self) -> None:
+        while not self._over.is_set():
+            self._there_is_news.wait()
+            self._over.wait(_GATHER)
+            self._there_is_news.clear()
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        with self._telling:  # So that nobody overtakes.
+            told = [self._untold.popleft() for _ in range(len(self._untold))]
+            if told:
+                self._send("events", told)
 
     def _offer(self, *message: Any) -> bool:
         with self._lock:
