@@ -159,7 +159,7 @@ class Crew:
             self._assign(job, child)
             self._served += 1
         if self._waiting:
-            wanted = self._growth.children - len(self._children)
+            wanted = self._growth.places - len(self._children)
         else:
             wanted = self._warm - len(self._idle)
         room = self._most - len(self._children)

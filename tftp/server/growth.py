@@ -1,28 +1,28 @@
-"""How many children the process engine has, and how many of them work, while requests wait.
+"""How many children of the process engine work at once, while requests wait.
 
 A child that waits for a slow client costs nothing, so whoever else comes gets another. Where the
 children keep the processors busy one more makes nobody faster, and all of them slower: each has to
-find its memory in the caches again. There requests wait for their turn instead, up to a time that
-clients bear. Those that will not have had it by then get children that are forked beforehand:
-a machine that is busy with hundreds of them has no time to fork. This module forks nothing; it only
-says how many.
+find its memory in the caches again. There requests wait for their turn instead. Only so many
+children are added that none of them waits for longer than clients bear, one after the other:
+hundreds at once would bring everybody to a standstill. This module forks nothing; it only says how
+many.
 """
 
 import os
 from collections.abc import Callable, Sequence
-from itertools import islice, takewhile
+from itertools import islice
 
 from tftp.net.processor import Spent, spent_by
 
 __all__ = ["Growth"]
 
 # Seconds between two looks, and until it shows how fast requests get their turn.
-_WINDOW, _TREND = 0.05, 0.5
+_WINDOW, _TREND = 0.05, 2.0
 # Children keep the processors busy if all together they want this share of their time; so many of
 # them are asked.
 _BUSY, _SAMPLE = 0.75, 8
-# Seconds that a request waits for children that work. Clients ask again and again for 10 at least.
-_TURN = 5.0
+# Seconds after which every request has a child. Clients ask again and again for 10 at least.
+_TURN = 8.0
 
 
 class Growth:
@@ -32,32 +32,31 @@ class Growth:
 
     Attributes:
         places: so many children are to work at once.
-        children: so many there are to be.
     """
 
     def __init__(self, warm: int, spent: Callable[[int], Spent | None] = spent_by) -> None:
         """Nobody waits yet.
 
         Args:
-            warm: so many children there are at least, and so many places.
+            warm: so many places there are at least.
             spent: how long a process has run, and has waited for a processor.
         """
-        self.places = self.children = warm
+        self.places = warm
         self._warm = warm
         self._spent = spent
         self._processors = os.cpu_count() or 1
         self._sample: dict[int, float] = {}
         self._looked_at = self._began = 0.0
         self._served = 0
+        self._added = 0.0  # places for those who would have waited for too long
 
     def begin(self, now: float) -> None:
         """Requests have begun to wait."""
-        self._began, self._served = now, 0
+        self._began, self._served, self._added = now, 0, 0.0
 
     def end(self, busy: int) -> None:
         """No request waits any more, and so many children work."""
         self.places = max(self._warm, min(self.places, busy + self._warm))
-        self.children = self._warm
 
     def look(self, now: float, *, busy: Sequence[int], since: Sequence[float], served: int) -> None:
         """See what there is to do.
@@ -71,17 +70,24 @@ class Growth:
         self._served += served
         if not since or now < self._looked_at + _WINDOW:
             return
+        since_last = now - self._looked_at
         if self._has_room(busy, now):
             more = min(len(since), max(self._warm, len(busy)))
             self.places = max(self.places, len(busy) + more)
-            self.children = self.places
-            return
-        late = sum(1 for _ in takewhile(lambda came: now - came >= _TURN, since))
-        self.places = max(self.places, len(busy) + late)
-        passed = now - self._began
-        if passed >= _TREND:
-            in_time = self._served / passed * max(0.0, since[0] + _TURN - now)
-            self.children = self.places + max(0, len(since) - int(in_time))
+        elif now >= self._began + _TREND:
+            before = int(self._added)
+            self._added += since_last * self._missing(now, since)
+            self.places += int(self._added) - before
+
+    def _missing(self, now: float, since: Sequence[float]) -> float:
+        """How many more requests than do so a second have to get a child, so that none waits for
+        too long.
+        """
+        # What was added does not count: it says nothing of how fast transfers end.
+        pace = (self._served - self._added) / (now - self._began)
+        turns = (max(_WINDOW, came + _TURN - now) for came in since)
+        needed = max(place / left for place, left in enumerate(turns, 1))
+        return max(0.0, needed - pace)
 
     def _has_room(self, busy: Sequence[int], now: float) -> bool:
         """Whether the children that work have left the processors time since the last look."""
