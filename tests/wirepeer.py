@@ -100,7 +100,7 @@ class WirePeer:
 
     def receive(self, seconds: float = PATIENCE) -> Packet:
         """The next packet; it must come within `seconds`."""
-        assert self._comes(seconds), f"nothing came within {seconds} s"
+        assert self._comes(seconds), f"nothing came within {seconds} s; {self._so_far()}"
         return decode(self.take())
 
     def take(self) -> bytes:
@@ -116,6 +116,12 @@ class WirePeer:
     def drain(self) -> list[Packet]:
         """What has come and was not looked at."""
         return list(self._waiting())
+
+    def _so_far(self) -> str:
+        sent, received = (
+            [datagram[:8].hex() for datagram in one[-4:]] for one in (self.sent, self.received)
+        )
+        return f"{self.address} to {self.tid}: sent {sent}, received {received} at the end"
 
     def _waiting(self) -> Iterator[Packet]:
         while self._comes(0):

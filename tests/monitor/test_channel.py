@@ -692,6 +692,15 @@ def test_more_than_the_channel_may_deal_with_is_lost_to_all_and_told(one: Watche
         account.settle(*flood(one.board, 500, 20))
     assert account.lost_progress > 0
     assert account.lost_others == 0
+    # And not before they are missing.
+    first = operator.seen[1]["sequence"]
+    came = told = 0
+    for message in operator.seen:
+        if message["event"] == "lost":
+            told += message["progress"] + message["others"]
+        elif message["event"] in ("started", "progress", "ended"):
+            came += 1
+            assert message["sequence"] >= first + came + told
 
 
 def test_a_stuck_reader_delays_no_transfer(one: Watched, operator: Operator) -> None:

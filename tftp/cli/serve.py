@@ -304,7 +304,7 @@ Examples:
     metavar="N",
     default=ServerConfig().max_transfers,
     show_default=True,
-    help="Tell further clients that the server is busy.",
+    help="Tell further clients that the server is busy; with --engine processes they wait.",
 )
 @click.option(
     "--refuse",

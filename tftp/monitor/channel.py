@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tftp.events import (
     Address,
@@ -74,6 +74,13 @@ _OWN = frozenset({"state", "totals"})
 _FREE = frozenset({"token", "help", "quit"})
 # Any page of the web can make a browser send lines to a port of this host, but this one goes first.
 _WEB = re.compile(rb"[A-Z]+ \S+ HTTP/\d")
+
+
+class _Missed(NamedTuple):
+    """How many events nobody has been told of, since there was no time for that."""
+
+    progress: int
+    others: int
 
 
 class Controls(Protocol):
@@ -161,12 +168,10 @@ class Channel:
         self._pulse = _Pulse(self._beat)
         self._stopping = False
         # Shared with the threads of transfers.
-        self._events: SimpleQueue[tuple[int, Event]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[int, Event, _Missed]] = SimpleQueue()
         self._heard = False  # somebody wants events
         self._awake = False  # the thread is going to look at the queue
-        self._missed_progress = self._missed_others = 0
-        # How many of these have been told.
-        self._told_progress = self._told_others = 0
+        self._missed = self._told = _Missed(0, 0)  # in all, and as far as readers know
         self._obey: dict[str, Callable[[Reader, Mapping[str, Any]], dict[str, Any]]] = {
             "subscribe": self._subscribe,
             "cancel": self._cancel,
@@ -221,13 +226,13 @@ class Channel:
             return
         waiting = self._events.qsize()
         if waiting < _PROGRESS_WAITING:
-            self._events.put((sequence, event))
+            self._events.put((sequence, event, self._missed))
         elif isinstance(event, TransferProgress):
-            self._missed_progress += 1
+            self._missed = _Missed(self._missed.progress + 1, self._missed.others)
         elif waiting < _MOST_WAITING:
-            self._events.put((sequence, event))
+            self._events.put((sequence, event, self._missed))
         else:
-            self._missed_others += 1
+            self._missed = _Missed(self._missed.progress, self._missed.others + 1)
         if not self._awake:
             self._awake = True
             self._reactor.call(self._beat)
@@ -307,12 +312,13 @@ class Channel:
     def _tell_events(self, most: int | None) -> bool:
         events, readers = self._events, self._readers
         count = events.qsize() if most is None else min(events.qsize(), most)
-        self._tell_missed()
         # Hardly ever does a reader get something between two events, or one and not another: they
         # are looked through until that is so, and not for each event.
         settled = False
         for _ in range(count):
-            sequence, event = events.get_nowait()
+            sequence, event, missed = events.get_nowait()
+            if missed is not self._told:
+                self._tell_missed(missed)
             if settled:
                 self._tell(sequence, event, readers)
                 continue
@@ -324,7 +330,9 @@ class Channel:
                     takers.append(reader)
             settled = len(takers) == len(readers) and not any(reader.held for reader in readers)
             self._tell(sequence, event, takers)
+        missed = self._missed  # In this order: an event that comes now is behind them.
         if events.empty():
+            self._tell_missed(missed)
             for reader in readers:
                 reader.let_go(None)
         return count > 0
@@ -347,14 +355,15 @@ class Channel:
             for reader in takers:
                 reader.put(line, priority)
 
-    def _tell_missed(self) -> None:
-        progress, others = self._missed_progress, self._missed_others
-        if progress == self._told_progress and others == self._told_others:
+    def _tell_missed(self, missed: "_Missed") -> None:
+        """So many events did not come as far as here, before the one that is told next."""
+        told, self._told = self._told, missed
+        progress, others = missed.progress - told.progress, missed.others - told.others
+        if not progress and not others:
             return
         for reader in self._readers:
             if reader.kinds - _OWN:
-                reader.missed(progress - self._told_progress, others - self._told_others)
-        self._told_progress, self._told_others = progress, others
+                reader.missed(progress, others)
 
     def _tell_state(self) -> None:
         now = self._look()
