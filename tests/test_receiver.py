@@ -548,3 +548,63 @@ def test_a_run_of_the_blocks_awaited_is_not_looked_at_one_by_one(
     assert looked_at == [Data(64, b"end").encode()]
     assert receiver.counters.datagrams_received == 2 + 63
     assert b"".join(receiver.payloads()) == b"12345678" * 63
+
+
+# The short cut
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_the_short_cut_leads_where_the_long_way_leads(at_once: int) -> None:
+    long, short = fetching(), fetching()
+    now = 0.001
+    for receiver in (long, short):
+        assert receiver.expected() is None, "nothing has come"
+        assert hear(receiver, full(1), now) == [Ack(1)]
+    for block in range(2, 22):
+        if (block - 2) % at_once == 0:
+            assert short.expected() == block
+        now += 0.001
+        assert hear(long, full(block), now) == [Ack(block)]
+        if (block - 1) % at_once == 0:
+            short.advanced(at_once, now)
+            assert _knowledge(short) == _knowledge(long)
+    assert hear(short, Data(22, b"end"), now) == [Ack(22)]
+    assert short.outcome is Outcome.DONE
+
+
+def test_blocks_reported_together_measure_their_mean_round_trip() -> None:
+    receiver = fetching()
+    hear(receiver, full(1), 0.001)
+    receiver.advanced(5, 0.001 + 5 * 0.009)
+    assert receiver.timer.round_trip == pytest.approx(0.001 + (0.009 - 0.001) / 8)
+
+
+def test_there_is_no_short_cut_where_anything_is_out_of_the_ordinary() -> None:
+    windowed = fetching(2)
+    hear(windowed, full(1), 0.001)
+    assert windowed.expected() is None, "a block is not acknowledged by itself"
+
+    repeating = fetching()
+    hear(repeating, full(1), 0.001)
+    assert repeating.expected() == 2
+    assert repeating.deadline is not None
+    repeating.expire(repeating.deadline)
+    assert repeating.expected() is None, "the ACK was sent twice"
+    now = repeating.deadline
+    hear(repeating, full(2), now)
+    assert repeating.expected() == 3
+
+    unsaid = fetching()
+    unsaid.receive(full(1).encode(), 0.001)
+    assert unsaid.expected() is None, "an ACK is due"
+
+    over = fetching()
+    hear(over, Data(1, b"end"), 0.001)
+    assert over.expected() is None, "all has come"
+
+
+def _knowledge(receiver: Receiver) -> dict[str, object]:
+    """All that a receiver knows, but for what it has measured."""
+    apart = ("timer", "deadline", "terms", "counters", "granted", "_patience", "_opening")
+    slots = [slot for cls in (Transfer, Receiver) for slot in cls.__slots__ if slot not in apart]
+    return {slot: getattr(receiver, slot) for slot in slots} | asdict(receiver.counters)

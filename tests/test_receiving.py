@@ -10,8 +10,8 @@ import pytest
 from tests.server.storages import Gate, failing
 from tests.stage import FAULTS, LOOPBACK, Stage
 from tests.wirepeer import WirePeer, error_code
-from tftp.errors import ErrorCode, ProtocolError
-from tftp.events import Address, Outcome, TransferEnded
+from tftp.errors import Aborted, ErrorCode, ProtocolError
+from tftp.events import Address, Outcome, TransferEnded, TransferProgress
 from tftp.net import kernel
 from tftp.net.endpoint import Endpoint, open_port
 from tftp.net.reactor import Reactor
@@ -346,3 +346,221 @@ def test_a_fault_of_the_program_in_making_a_file_safe_ends_the_transfer(
         reactor.turn()
     assert stage.peer.receive() == Error(0, "internal error")
     assert stage.ended().outcome is Outcome.STORAGE_ERROR
+
+
+# In lock-step
+
+
+def written(stage: Stage, session: ReceivingSession, last: int, now: float = 0.0) -> bytes:
+    """What has been sent up to block `last`, each acknowledged by itself."""
+    content = b""
+    for block in range(1, last + 1):
+        payload = bytes([block % 256]) * 512
+        content += payload
+        stage.peer.send(Data(block, payload))
+        stage.hand_over(session, now)
+        assert stage.peer.receive() == Ack(block)
+    return content
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_blocks_that_come_one_by_one_are_stored_one_by_one(stage: Stage, joins: bool) -> None:
+    session = stage.receiving(joins=joins)
+    session.start(0.0)
+    assert stage.peer.receive() == Ack(0)
+    content = written(stage, session, 300)
+    assert stage.storage.count("write") == 300
+    stage.peer.send(Data(301, b"end"))
+    stage.hand_over(session, 0.1)
+    assert stage.peer.receive() == Ack(301)
+    assert stage.storage.written == {b"file": content + b"end"}
+    counters = stage.ended().counters
+    assert (counters.blocks, counters.payload) == (301, len(content) + 3)
+    assert counters.datagrams_received == 301
+    assert counters.octets_received == 300 * 516 + 4 + 3
+    assert (counters.datagrams_sent, counters.octets_sent) == (302, 302 * 4)
+
+
+def test_what_was_stored_is_accounted_for_before_anything_else_happens(stage: Stage) -> None:
+    for happens in (
+        lambda session: session.expire(0.0),
+        lambda session: session.abort(Aborted("enough")),
+        lambda session: session.joins(session.request, 0.0),
+        lambda session: session.writable(0.0),
+    ):
+        session = stage.receiving()
+        session.start(0.0)
+        assert stage.peer.receive() == Ack(0)
+        written(stage, session, 30)
+        happens(session)
+        assert session.machine.counters.payload == 30 * 512
+        session.close()
+        stage.peer.drain()
+
+
+def test_a_lost_ack_is_repeated_in_the_middle_and_costs_nothing_else(stage: Stage) -> None:
+    session = stage.receiving()
+    session.start(0.0)
+    stage.peer.receive()
+    content = written(stage, session, 30)
+    for now in (0.5, 1.0):
+        stage.peer.send(Data(30, bytes([30]) * 512))  # Again: its ACK did not come.
+        stage.hand_over(session, now)
+        assert stage.peer.receive() == Ack(30)
+    stage.peer.send(Data(31, b"\x1f" * 512))
+    stage.hand_over(session, 1.1)
+    stage.peer.send(Data(32, b"end"))
+    stage.hand_over(session, 1.2)
+    assert stage.peer.drain() == [Ack(31), Ack(32)]
+    assert stage.storage.written == {b"file": content + b"\x1f" * 512 + b"end"}
+    assert stage.ended().counters.duplicates == 2
+
+
+def test_the_ack_is_repeated_when_the_next_block_stays_away(stage: Stage) -> None:
+    session = stage.receiving()
+    session.start(0.0)
+    stage.peer.receive()
+    written(stage, session, 29, 0.05)
+    stage.peer.send(Data(30, bytes(512)))
+    stage.hand_over(session, 0.2)
+    assert stage.peer.receive() == Ack(30)
+    # The deadline that is known is that of an older block.
+    known = session.deadline
+    assert known is not None
+    session.expire(known)
+    assert stage.peer.drain() == []
+    due = session.deadline
+    assert due == pytest.approx(known + 0.15, abs=0.05)
+    assert due is not None
+    session.expire(due)
+    assert stage.peer.receive() == Ack(30)
+    stage.peer.send(Data(31, b"end"))
+    stage.hand_over(session, due)
+    assert stage.peer.receive() == Ack(31)
+    assert stage.ended().counters.timeouts == 1
+
+
+@pytest.mark.parametrize("rollover", [0, 1])
+def test_block_numbers_go_on_across_the_wrap(stage: Stage, rollover: int) -> None:
+    terms = Terms(blksize=8, rollover=rollover)
+    session = stage.receiving(terms, {"blksize": "8", "rollover": str(rollover)})
+    session.start(0.0)
+    stage.peer.receive()
+    last = 65600
+    for block in range(1, last):
+        number = (block - 1) % 65535 + 1 if rollover else block % 65536
+        stage.peer.send(Data(number, block.to_bytes(8, "big")))
+        stage.hand_over(session, 0.0)
+        assert stage.peer.take() == Ack(number).encode()
+    stage.peer.send(Data((last - 1) % 65535 + 1 if rollover else last % 65536))
+    stage.hand_over(session, 0.0)
+    content = b"".join(block.to_bytes(8, "big") for block in range(1, last))
+    assert stage.storage.written == {b"file": content}
+    assert stage.ended().outcome is Outcome.DONE
+
+
+@pytest.mark.parametrize(("error", "code"), FAULTS, ids=lambda value: repr(value)[:20])
+def test_a_disk_that_fails_in_the_middle_ends_it_without_an_ack(
+    stage: Stage, error: BaseException, code: int
+) -> None:
+    session = stage.receiving()
+    reactor = Reactor()
+    reactor.add(session)
+    reactor.drive(session, session.start, time.monotonic())
+    assert stage.peer.receive() == Ack(0)
+    for block in range(1, 30):
+        stage.peer.send(Data(block, bytes(512)))
+        reactor.turn()
+        assert stage.peer.receive() == Ack(block)
+    stage.storage.before = {"write": failing(error)}
+    stage.peer.send(Data(30, bytes(512)))
+    reactor.turn()
+    assert error_code(stage.peer.receive()) == code
+    session.deliver(memoryview(Data(30, bytes(512)).encode()), 516, time.monotonic())
+    assert stage.storage.count("write") == 30
+    assert stage.ended().outcome is Outcome.STORAGE_ERROR
+    assert stage.ended().counters.payload == 29 * 512
+    assert stage.storage.written == {}
+    assert stage.storage.count("discard") == 1
+    assert len(reactor) == 0
+    reactor.close()
+
+
+def test_an_error_is_heard_where_a_block_was_expected(stage: Stage) -> None:
+    session = stage.receiving()
+    session.start(0.0)
+    stage.peer.receive()
+    written(stage, session, 30)
+    stage.peer.send(Error(0, "enough"))
+    stage.hand_over(session, 0.1)
+    assert stage.ended().outcome is Outcome.PEER_ERROR
+    assert stage.ended().counters.payload == 30 * 512
+
+
+@pytest.mark.parametrize("last", [0, 30])
+def test_what_is_no_packet_is_passed_over(stage: Stage, last: int) -> None:
+    session = stage.receiving()
+    session.start(0.0)
+    stage.peer.receive()
+    content = written(stage, session, last)
+    for nonsense in (b"", b"\0", b"\0\3", b"\0\x09" + bytes(514)):
+        session.deliver(memoryview(nonsense), len(nonsense), 0.1)
+        stage.peer.send(nonsense)
+        stage.hand_over(session, 0.1)
+    stage.peer.send(Data(last + 1, b"end"))
+    stage.hand_over(session, 0.2)
+    assert stage.peer.drain() == [Ack(last + 1)]
+    assert stage.storage.written == {b"file": content + b"end"}
+
+
+def test_a_block_that_is_too_long_is_illegal_in_the_middle_too(stage: Stage) -> None:
+    session = stage.receiving()
+    session.start(0.0)
+    stage.peer.receive()
+    written(stage, session, 30)
+    stage.peer.send(Data(31, bytes(513)))
+    stage.hand_over(session, 0.1)
+    assert error_code(stage.peer.receive()) == ErrorCode.ILLEGAL_OPERATION
+    assert stage.ended().outcome is Outcome.PROTOCOL_ERROR
+
+
+def test_a_stranger_is_turned_away_where_a_block_is_expected(stage: Stage) -> None:
+    session = stage.receiving()
+    session.start(0.0)
+    stage.peer.receive()
+    written(stage, session, 30)
+    with WirePeer(session.local) as stranger:
+        stranger.send(Data(31, b"x" * 512))  # It would be right, had the peer sent it.
+        stage.hand_over(session, 0.1)
+        assert error_code(stranger.receive()) == ErrorCode.UNKNOWN_TID
+    stage.peer.send(Data(31, b"end"))
+    stage.hand_over(session, 0.2)
+    assert stage.storage.written[b"file"].endswith(bytes([30]) * 512 + b"end")
+
+
+def test_progress_is_told_while_blocks_come_as_expected(stage: Stage) -> None:
+    session = stage.receiving()
+    session.start(0.0)
+    stage.peer.receive()
+    written(stage, session, 30, 0.1)
+    assert stage.witness.all(TransferProgress) == []
+    stage.peer.send(Data(31, bytes(512)))
+    stage.hand_over(session, 0.3)
+    [progress] = stage.witness.all(TransferProgress)
+    assert progress.counters.payload == 31 * 512
+
+
+def test_a_network_that_refuses_an_ack_for_good_ends_it(stage: Stage) -> None:
+    session = stage.receiving()
+    session.start(0.0)
+    stage.peer.receive()
+    written(stage, session, 30)
+
+    def refuse(datagram: bytes | memoryview, peer: Address) -> None:
+        raise OSError(errno.EACCES, "Permission denied")
+
+    session._endpoint.emit = refuse
+    stage.peer.send(Data(31, bytes(512)))
+    stage.hand_over(session, 0.1)
+    assert stage.ended().outcome is Outcome.UNREACHABLE
+    assert stage.ended().counters.payload == 31 * 512

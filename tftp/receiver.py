@@ -109,6 +109,50 @@ class Receiver(Transfer):
             self.receive(octets[start : start + size], now)
 
     @property
+    def awaited(self) -> tuple[int, int, int]:
+        """How many blocks are to come before an ACK is due, what number the first has on the wire,
+        and how many octets a full packet.
+        """
+        terms, received = self.terms, self._received
+        blocks = self._window_start + terms.windowsize - received
+        return blocks, on_wire(received + 1, terms.rollover or 0), HEADER.size + terms.blksize
+
+    def expected(self) -> int | None:
+        """The full block that is to be stored and acknowledged by itself; None where it is not as
+        plain as that.
+
+        It is plain in lock-step, as long as nothing gets lost. The driver may then store and
+        acknowledge block after block, and report them by `advanced`, instead of going through
+        `receive`, `payloads` and `stored`.
+        """
+        plain = (
+            self.state is State.FLOWING
+            and self.terms.windowsize == 1
+            and self._sent_once
+            and not (self._due or self._silences or self.complete)
+        )
+        return self._received + 1 if plain else None
+
+    def advanced(self, blocks: int, now: float) -> None:
+        """So many blocks came as expected, and each was acknowledged, at `now` the last.
+
+        The driver may report several at once, but must do so before it calls anything else.
+        """
+        octets = blocks * self.terms.blksize
+        counters = self.counters
+        counters.datagrams_received += blocks
+        counters.octets_received += octets + blocks * HEADER.size
+        counters.datagrams_sent += blocks
+        counters.octets_sent += blocks * HEADER.size
+        counters.payload += octets
+        counters.blocks += blocks
+        self.timer.sample((now - self._sent_at) / blocks)
+        self._received += blocks
+        self._window_start = self._received
+        self._heard_at = self._progress_at = self._sent_at = now
+        self._wait(now)
+
+    @property
     def owes_answer(self) -> bool:
         """Whether the peer is to be told something as soon as what has come is stored."""
         return self._due or self.complete or self.state is State.CLOSED

@@ -9,9 +9,11 @@ import errno
 import time
 from typing import TYPE_CHECKING
 
+from tftp.blocks import MAX_WIRE, on_wire
 from tftp.errors import ProtocolError, TFTPError
 from tftp.events import Observer, Request
 from tftp.net.endpoint import MOST_AT_ONCE
+from tftp.packets import HEADER, Opcode
 from tftp.session import Link, Session
 from tftp.storage.base import Sink
 from tftp.transfer import Receiver
@@ -24,6 +26,11 @@ __all__ = ["ReceivingSession"]
 # Calls to receive before the other transfers have their turn.
 _RECEIVES_IN_A_ROW = 64
 
+_NOTHING = memoryview(b"")
+# Where the low octet of a block's number stands.
+_LOW = 3
+_DATA, _ACK = int(Opcode.DATA), int(Opcode.ACK)
+
 
 class ReceivingSession(Session):
     """A transfer whose file is there: a client that reads, a server that is written to.
@@ -32,7 +39,17 @@ class ReceivingSession(Session):
     netascii changes the size, and a client that writes may not know it.
     """
 
-    __slots__ = ("_commit", "_committed", "_exact", "_sink")
+    __slots__ = (
+        "_commit",
+        "_committed",
+        "_exact",
+        "_expected",
+        "_full",
+        "_sink",
+        "_stepped_at",
+        "_taken",
+        "_unheard",
+    )
 
     machine: Receiver
 
@@ -53,24 +70,66 @@ class ReceivingSession(Session):
         self._exact = exact
         self._committed = False
         self._commit: Future[None] | None = None  # it is under way, aside
+        # Opcode and number of the packet with which the next step is taken, and its octets.
+        self._expected: tuple[int, int] | None = None
+        self._full = 0
+        self._taken = 0  # steps that the machine does not know of
+        self._unheard = _NOTHING  # full blocks that it does not know of
+        self._stepped_at = now
 
     def readable(self, now: float) -> None:
-        """Take in all that waits, up to what has to be answered, and store it in one go."""
-        room = self._workspace.inbound
+        """Take in what waits; in lock-step, and where nothing gets lost, that is the next block."""
+        if self._expected is None:
+            self._gather(now)
+            return
+        received = self._receive(self._workspace.inbound)
+        if received is not None:
+            self.deliver(*received, now)
+
+    def _gather(self, now: float) -> None:
+        """Take in all that waits, up to what has to be answered, and store it in one go.
+
+        Blocks that follow each other gather, until no more are awaited or none comes: together they
+        cost the machine hardly more than one.
+        """
+        buffer = self._workspace.inbound
+        machine = self.machine
+        heard = end = 0  # so much of the buffer is known to the machine, and so much is filled
+        awaited, number, full = machine.awaited
+        self._full = full
+        self._stepped_at = now
         for _ in range(_RECEIVES_IN_A_ROW):
-            received = self._receive(room)
+            received = self._receive(buffer[end:])
             if received is None:
                 break
             octets, size = received
-            self._hear(octets, size, now)
-            room = room[len(octets) :]
+            follows = size == full and octets[_LOW] == number & 0xFF
+            if not follows:
+                self._account()
+                heard = end
+            end += len(octets)
+            has_room = len(buffer) - end >= MOST_AT_ONCE
+            if follows and end - heard < awaited * full and has_room:
+                self._unheard = buffer[heard:end]
+                number += len(octets) // full
+                continue
+            self._unheard = _NOTHING
+            self._hear(buffer[heard:end], size, now)
+            heard = end
             # What has come fills the buffer until it is stored.
-            if self.machine.owes_answer or len(room) < MOST_AT_ONCE:
+            if machine.owes_answer or not has_room:
                 break
+            awaited, number, _ = machine.awaited
+        self._account()
         self._advance(now)
 
     def deliver(self, octets: memoryview, size: int, now: float) -> None:
         """Act on datagrams of `size` octets from the peer, one behind the other."""
+        full = self._expected is not None and len(octets) == size == self._full
+        if full and HEADER.unpack_from(octets) == self._expected:
+            self._step(octets, now)
+            return
+        self._account()
         self._hear(octets, size, now)
         self._advance(now)
 
@@ -105,6 +164,7 @@ class ReceivingSession(Session):
     def _work(self, now: float) -> None:
         """Store what has come; only then may the machine acknowledge it."""
         machine = self.machine
+        self._expected = None
         try:
             if chunks := machine.payloads():
                 self._sink.write(chunks)
@@ -114,6 +174,43 @@ class ReceivingSession(Session):
             self._storage_failed(error)
             return
         machine.stored(now)
+        self._look_forward()
+
+    def _look_forward(self) -> None:
+        """Know the next block beforehand, where it is the only one that can come next."""
+        block, terms = self.machine.expected(), self.machine.terms
+        self._expected = None if block is None else (_DATA, on_wire(block, terms.rollover or 0))
+        self._full = HEADER.size + terms.blksize
+
+    def _step(self, packet: memoryview, now: float) -> None:
+        """Store the block that was expected, and acknowledge it."""
+        try:
+            self._sink.write((packet[HEADER.size :],))
+        except (OSError, TFTPError) as error:
+            self._account()
+            self._storage_failed(error)
+            self._advance(now)
+            return
+        self._taken += 1
+        self._stepped_at = now
+        _, number = HEADER.unpack_from(packet)
+        self._send(HEADER.pack(_ACK, number))
+        if self.machine.outcome is not None:
+            self._advance(now)  # The network refused it for good.
+            return
+        self._expected = (_DATA, number + 1)
+        if number == MAX_WIRE or now >= self._next_progress:
+            self._account()
+            self._look_forward()
+            self._report_progress(now)
+
+    def _account(self) -> None:
+        if self._taken:
+            taken, self._taken = self._taken, 0
+            self.machine.advanced(taken, self._stepped_at)
+        if self._unheard:
+            unheard, self._unheard = self._unheard, _NOTHING
+            self._hear(unheard, self._full, self._stepped_at)
 
     def _is_safe(self) -> bool:
         """Whether the whole file is committed; if that was not even begun, it is now."""

@@ -84,31 +84,6 @@ class SendingSession(Session):
         else:
             self._turn_away(memoryview(datagram), sender)
 
-    def deliver(self, octets: memoryview, size: int, now: float) -> None:
-        """Act on datagrams of `size` octets from the peer, one behind the other."""
-        self._account()
-        super().deliver(octets, size, now)
-
-    def expire(self, now: float) -> None:
-        """The deadline has passed."""
-        self._account()
-        super().expire(now)
-
-    def joins(self, request: Request, now: float, came: float | None = None) -> bool:
-        """Whether `request`, from the same client port, is this transfer's own, come again."""
-        self._account()
-        return super().joins(request, now, came)
-
-    def abort(self, error: TFTPError, *, tell: bool = True) -> None:
-        """End the transfer for this reason; `tell` the peer, unless it has moved on."""
-        self._account()
-        super().abort(error, tell=tell)
-
-    def unsent(self, error: OSError) -> None:
-        """A datagram that waited to be sent with others could not be."""
-        self._account()
-        super().unsent(error)
-
     # -- looking ahead ----------------------------------------------------------------------------
 
     def _look_ahead(self) -> None:
@@ -217,7 +192,6 @@ class SendingSession(Session):
         return True
 
     def _account(self) -> None:
-        """Tell the machine of the steps that were taken."""
         if self._taken:
             taken, self._taken = self._taken, 0
             self.machine.advanced(taken, self._stepped_at)
@@ -264,7 +238,6 @@ class SendingSession(Session):
         try:
             return self._endpoint.send_blocks(packets, size, self.peer)
         except OSError as error:
-            self._account()
             self._network_failed(error)
             return count
 

@@ -166,11 +166,13 @@ class Session:
 
     def writable(self, now: float) -> None:
         """There is room to send again."""
+        self._account()
         self.blocked = False
         self._advance(now)
 
     def expire(self, now: float) -> None:
         """The deadline has passed."""
+        self._account()
         self.machine.expire(now)
         self._advance(now)
 
@@ -194,6 +196,7 @@ class Session:
 
     def deliver(self, octets: memoryview, size: int, now: float) -> None:
         """Act on datagrams of `size` octets from the peer, one behind the other."""
+        self._account()
         receive = self.machine.receive
         if len(octets) <= size:
             receive(octets, now)
@@ -209,6 +212,7 @@ class Session:
         uses one port for everything: lpxelinux, SLOF, s390). `came` is when the request came in,
         where it had to wait.
         """
+        self._account()
         machine = self.machine
         if came is None or came > self._answered:
             self._catch_up(now)
@@ -232,8 +236,12 @@ class Session:
 
     def abort(self, error: TFTPError, *, tell: bool = True) -> None:
         """End the transfer for this reason; `tell` the peer, unless it has moved on."""
+        self._account()
         self.machine.abort(error, tell=tell)
         self._advance(time.monotonic())
+
+    def _account(self) -> None:
+        """Tell the machine of what was done without it; it is asked nothing before that."""
 
     # -- the shell --------------------------------------------------------------------------------
 
@@ -315,6 +323,7 @@ class Session:
         client's user wants to know that the address is wrong. After words with a stranger it may
         be that one who is gone.
         """
+        self._account()
         if (self._pinned or self.strangers) and error.errno in _LOSSES:
             return
         unreachable = Unreachable(error.strerror or str(error))

@@ -407,7 +407,10 @@ class LocalSink:
         self._written += missing
         _require_allowed(self._written, self._max_size)
         while missing:
-            done = os.writev(self._file, _few(chunks))
+            if len(chunks) == 1:
+                done = os.write(self._file, chunks[0])
+            else:
+                done = os.writev(self._file, _few(chunks))
             missing -= done
             if missing:
                 chunks = _rest(chunks, done)
