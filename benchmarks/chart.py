@@ -8,7 +8,7 @@ from benchmarks.peers import SERVERS
 
 __all__ = ["draw"]
 
-_PANEL = 440
+_PANEL = 480
 _COLUMNS = 2
 _MARGIN = 20
 _TITLE = 34

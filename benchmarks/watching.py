@@ -118,12 +118,14 @@ class WatchedEntrant(Entrant):
         return server
 
     def stop(self) -> None:
-        """Send the audience home, and stop the server."""
+        """Stop the server, and send the audience home when it has been told the last events."""
+        if self._attended:
+            self._audience.scrape_no_more()
+        super().stop()
         if self._attended:
             self._attending.close()
             self._attended = False
             self.told = self._audience.figures()
-        super().stop()
 
 
 def watched_peer(plain: ServerPeer, monitor: str, metrics: str) -> ServerPeer:
@@ -145,7 +147,7 @@ def _free_tcp_port() -> int:
 
 
 class Audience:
-    """Those who watch, from the `with` to its end: three readers, and what scrapes the metrics."""
+    """Three readers, and what scrapes the metrics, from the `with` to the end of the server."""
 
     def __init__(self, monitor: Path, metrics: str, folder: Path, *, reading: bool) -> None:
         """Nobody watches yet.
@@ -176,10 +178,9 @@ class Audience:
                 stack.enter_context(reader)
             self._wait_until_told()
             self._stuck.pause()
-            scraping = threading.Thread(target=self._scrape, name="scrapes", daemon=True)
-            scraping.start()
-            stack.callback(scraping.join)
-            stack.callback(self._over.set)
+            self._scraping = threading.Thread(target=self._scrape, name="scrapes", daemon=True)
+            self._scraping.start()
+            stack.callback(self.scrape_no_more)
             self._running = stack.pop_all()
         return self
 
@@ -189,7 +190,12 @@ class Audience:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._running.close()
+        self._running.__exit__(kind, error, traceback)
+
+    def scrape_no_more(self) -> None:
+        """Before the server stops: it could not answer."""
+        self._over.set()
+        self._scraping.join()
 
     def figures(self) -> Figures:
         """What they have been told: lines for each reader, and how long a scrape took at most."""
@@ -216,14 +222,17 @@ class Audience:
 
 
 class _Process:
-    """`tftp events`, while the context lasts."""
+    """`tftp events`; the context ends when it has written all that it was told."""
 
     def __init__(self, monitor: Path, told: Path) -> None:
-        self._command = [tftp_command(), "events", "--json", "--kind", "all", f"unix:{monitor}"]
+        options = ["--json", "--kind", "all", "--no-reconnect"]
+        self._command = [tftp_command(), "events", *options, f"unix:{monitor}"]
         self._told = told
         self._process: subprocess.Popen[bytes] | None = None
+        self._paused = False
 
     def __enter__(self) -> None:
+        self._paused = False
         with self._told.open("wb") as file:
             self._process = subprocess.Popen(self._command, stdout=file)
 
@@ -234,9 +243,12 @@ class _Process:
         traceback: TracebackType | None,
     ) -> None:
         assert self._process is not None  # noqa: S101  (the context has been entered)
-        # Where it has been stopped, it obeys nothing else.
-        self._process.kill()
-        self._process.wait()
+        try:
+            if kind is None and not self._paused:
+                self._process.wait(_PATIENCE)
+        finally:
+            self._process.kill()  # Where it has been stopped, it obeys nothing else.
+            self._process.wait()
 
     @property
     def lines(self) -> int:
@@ -247,10 +259,11 @@ class _Process:
         """From now on it takes nothing, but its connection stands."""
         assert self._process is not None  # noqa: S101  (the context has been entered)
         self._process.send_signal(signal.SIGSTOP)
+        self._paused = True
 
 
 class _Socket:
-    """A connection whose lines are counted and thrown away, while the context lasts."""
+    """A connection whose lines are counted and thrown away, until the server closes it."""
 
     def __init__(self, monitor: Path) -> None:
         self._monitor = monitor
@@ -264,8 +277,7 @@ class _Socket:
             sock.sendall(b"subscribe all\n")
             thread = threading.Thread(target=self._read, args=[sock], name="reader", daemon=True)
             thread.start()
-            stack.callback(thread.join)
-            stack.callback(sock.shutdown, socket.SHUT_RDWR)
+            stack.callback(thread.join, _PATIENCE)
             self._reading = stack.pop_all()
 
     def __exit__(
