@@ -119,6 +119,7 @@ def test_a_page_for_other_hosts_wants_a_token_and_says_what_that_means(tmp_path:
     refused = run("serve", tmp_path, *LOCAL, "--dashboard", "0.0.0.0:0", cwd=tmp_path)
     assert refused.returncode == 2
     assert b"set a token" in refused.stderr
+    assert b"--monitor-token-file FILE, or TFTP_MONITOR_TOKEN" in refused.stderr
     (tmp_path / "token").write_text("secret\n")
     arguments = ("--dashboard", "0.0.0.0:0", "--monitor-token-file", tmp_path / "token")
     with running("serve", tmp_path, *LOCAL, *arguments, cwd=tmp_path) as server:
@@ -187,6 +188,26 @@ def test_a_place_that_is_none_is_a_usage_error(tmp_path: Path, place: str) -> No
         ended = run(*arguments, cwd=tmp_path)
         assert ended.returncode == 2
         assert b"Error: Invalid value for " in ended.stderr
+    assert b"is no place for a page: write PORT or HOST:PORT" in ended.stderr
+
+
+def test_no_token_is_asked_for_where_no_page_can_be(tmp_path: Path) -> None:
+    for arguments, option in (
+        (["serve", ".", *LOCAL, "--dashboard", "192.0.2.1:0"], "--dashboard"),
+        (["dashboard", "--listen", "192.0.2.1:0"], "--listen"),
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 1
+        assert one_line(done.stderr) == (
+            "tftp: cannot serve the page on 192.0.2.1:0: this host has no such address: "
+            f"choose another {option}"
+        )
+
+
+def test_a_page_alone_wants_its_own_token(tmp_path: Path) -> None:
+    ended = run("dashboard", "--listen", "0.0.0.0:0", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert b"(--token-file FILE, or TFTP_MONITOR_TOKEN in the environment)" in ended.stderr
 
 
 def test_a_token_file_that_is_empty_is_no_token(tmp_path: Path) -> None:

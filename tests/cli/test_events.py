@@ -1,10 +1,11 @@
 """`tftp events`, run for real: its lines, its choice of them, and its end."""
 
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tests.watching import eventually
 from tests.wirepeer import WirePeer
 from tftp.errors import Refused, TransferTimeout
 from tftp.events import Event, Outcome, as_json
+from tftp.monitor.reader import Reader
 
 TOKEN = "correct horse"  # noqa: S105
 
@@ -32,19 +34,20 @@ def server(root: Path) -> Iterator[Watched]:
 @contextmanager
 def following(server: Watched, *options: str, cwd: Path) -> Iterator[Running]:
     """The command, when it has connected and said what it wants."""
-    before = heard(server)
+    before = listening(server)
     with running("events", str(server.place), *options, cwd=cwd) as events:
-        assert eventually(lambda: heard(server) != before, PATIENCE)
+        # One that has been there before may leave meanwhile.
+        assert eventually(lambda: bool(listening(server) - before), PATIENCE)
         yield events
         if events.process.poll() is None:
             events.signal(signal.SIGTERM)
             events.wait()
 
 
-def heard(server: Watched) -> list[frozenset[str]]:
-    """What the readers of a channel have chosen, those that have, and have the snapshot."""
-    chosen = [reader.kinds for reader in server.channel._readers if reader.after is not None]
-    return [kinds for kinds in chosen if kinds and kinds != _AT_FIRST]
+def listening(server: Watched) -> set[Reader]:
+    """The readers of a channel that have chosen what they want, and have the snapshot."""
+    readers = [reader for reader in server.channel._readers if reader.after is not None]
+    return {reader for reader in readers if reader.kinds and reader.kinds != _AT_FIRST}
 
 
 _AT_FIRST = frozenset({"received", "refused", "started", "progress", "ended", "state"})
@@ -162,7 +165,47 @@ def test_without_reconnect_a_server_that_stops_is_the_end(server: Watched, here:
 def test_a_server_that_is_not_there_is_told(here: Path) -> None:
     done = run("events", "--no-reconnect", "127.0.0.1:1", cwd=here)
     assert done.returncode == 1
-    assert one_line(done.stderr) == "tftp: 127.0.0.1:1: Connection refused"
+    assert one_line(done.stderr) == (
+        "tftp: 127.0.0.1:1: Connection refused: is it the place of --monitor?"
+    )
+
+
+def test_where_no_server_has_been_yet_the_place_may_be_wrong(root: Path, here: Path) -> None:
+    place = f"unix:{here}/monitor"
+    with running("events", place, "--kind", "ended", cwd=here) as events:
+        told = events.stderr.next()
+        assert told == (
+            f"tftp: {place}: No such file or directory; trying again in 0.25 s: "
+            "is it the place of --monitor?"
+        )
+        with watched("threads", root, place=place) as server:
+            assert eventually(lambda: bool(listening(server)))
+        while "the server stops" not in (told := events.stderr.next()):
+            pass
+        assert "is it the place" not in told
+        events.signal(signal.SIGTERM)
+        events.wait()
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_it_ends_when_nobody_reads_its_lines(
+    server: Watched, root: Path, here: Path, servers: int
+) -> None:
+    """As before `head -1`: at once, not with the next event, and as if all were well."""
+    with ExitStack() as stack:
+        more = [stack.enter_context(watched("threads", root)) for _ in range(servers - 1)]
+        places = [str(one.place) for one in (server, *more)]
+        ours, its = os.pipe()
+        events = stack.enter_context(
+            running("events", *places, "--kind", "ended", cwd=here, stdout=its)
+        )
+        os.close(its)
+        assert eventually(lambda: bool(listening(server)))
+        server.board(Happening(1).ended())
+        assert os.read(ours, 4096)
+        os.close(ours)
+        assert events.wait() == 0
+        assert events.stderr.rest() == []
 
 
 def test_a_lost_connection_is_told_and_made_again(root: Path, here: Path) -> None:
@@ -174,7 +217,7 @@ def test_a_lost_connection_is_told_and_made_again(root: Path, here: Path) -> Non
         told = events.stderr.next()
         assert told.startswith(f"tftp: unix:{here}/monitor: the server stops; trying again in")
         with watched("threads", root, place=f"unix:{here}/monitor") as again:
-            assert eventually(lambda: bool(heard(again)))
+            assert eventually(lambda: bool(listening(again)))
             again.board(Happening(5, b"new").ended())
             assert " get new: done" in events.stdout.next()
 
@@ -185,7 +228,7 @@ def test_several_servers_are_told_apart(root: Path, here: Path) -> None:
         watched("threads", root) as other,
         following(one, str(other.place), "--kind", "ended", cwd=here) as events,
     ):
-        assert eventually(lambda: bool(heard(one) and heard(other)))
+        assert eventually(lambda: bool(listening(one) and listening(other)))
         other.board(Happening(1).ended())
         assert f" {other.place} 192.0.2.7:49152 get " in events.stdout.next()
 
@@ -202,7 +245,7 @@ def test_the_token_comes_from_a_file_or_the_environment(root: Path, here: Path) 
         done = run("events", place, cwd=here)
         assert one_line(done.stderr) == f"tftp: {place}: the server wants a token: {remedy}"
         with running("events", place, "--token-file", "token", "--count", "1", cwd=here) as events:
-            assert eventually(lambda: bool(heard(server)))
+            assert eventually(lambda: bool(listening(server)))
             server.board(Happening(1).ended())
             assert events.wait() == 0
 
@@ -212,6 +255,8 @@ def test_the_token_comes_from_a_file_or_the_environment(root: Path, here: Path) 
     [
         (["nowhere"], "no place of a monitor"),
         (["--where", "outcome"], "write FIELD=VALUE"),
+        (["--where", "bogus=1"], "'bogus' is no field of these kinds: asked, counters, "),
+        (["--where", "outcome=done", "--kind", "received"], "'outcome' is no field of these kinds"),
         (["--kind", "wild"], "'wild' is not one of"),
         (["--count", "0"], "0 is not in the range"),
         (["--token-file", "none"], "cannot read the token in none"),

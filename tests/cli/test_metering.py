@@ -100,5 +100,5 @@ def test_without_the_package_one_line_says_what_to_install(root: Path, here: Pat
     assert done.returncode == 1
     assert done.stdout == b""
     assert done.stderr.decode() == (
-        "Error: --metrics needs prometheus-client: pip install 'tftpkit[monitor]'\n"
+        "tftp: --metrics needs prometheus-client: pip install 'tftpkit[monitor]'\n"
     )

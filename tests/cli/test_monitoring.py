@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -140,6 +141,103 @@ def test_a_place_that_is_taken_is_told(root: Path) -> None:
     assert done.returncode == 1
     assert one_line(done.stderr) == (
         f"tftp: cannot open the monitor on {place}: Address already in use: "
+        "choose another --monitor"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("file", "what is there already is no socket: choose another --monitor"),
+        (".", "what is there already is no socket: choose another --monitor"),
+        ("missing/monitor", "No such file or directory: make its directory first, or choose"),
+        ("x" * 200, "the path of a socket has at most 107 octets: choose another --monitor"),
+    ],
+)
+def test_a_path_where_no_socket_can_be_is_told_with_the_reason(
+    root: Path, name: str, words: str
+) -> None:
+    (root / "file").write_text("precious")
+    done = run("serve", root, *LOOPBACK, "--monitor", f"unix:{root}/{name}", cwd=root)
+    assert done.returncode == 1
+    assert words in one_line(done.stderr)
+    assert (root / "file").read_text() == "precious"
+
+
+def test_a_token_without_anything_to_guard_is_wrong_usage(root: Path) -> None:
+    (root / "secret").write_text(TOKEN)
+    done = run("serve", root, *LOOPBACK, "--monitor-token-file", str(root / "secret"), cwd=root)
+    assert done.returncode == 2
+    assert "guards --monitor or --dashboard: give one" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "there is no token in secret: put a line of letters"),
+        (b" \n\n", "there is no token in secret: put a line of letters"),
+        (b"one\ntwo\n", "secret holds more than one line: put a line"),
+        (b"x" * 5000, "secret holds more than one line: put a line"),
+        (b"\xff\xfe", "the token in secret is no text: put a line"),
+    ],
+)
+def test_a_file_that_holds_no_token_is_told_with_what_to_do(
+    root: Path, content: bytes, words: str
+) -> None:
+    (root / "secret").write_bytes(content)
+    done = run("serve", ".", "--monitor", "0", "--monitor-token-file", "secret", cwd=root)
+    assert done.returncode == 1
+    assert one_line(done.stderr).startswith(f"tftp: {words}")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none", "cannot read the token in none: No such file or directory: name a file that"),
+        ("/dev/zero", "/dev/zero holds more than one line"),
+    ],
+)
+def test_a_token_that_cannot_be_read_is_told(root: Path, name: str, words: str) -> None:
+    done = run("serve", ".", "--monitor", "0", "--monitor-token-file", name, cwd=root)
+    assert done.returncode == 1
+    assert one_line(done.stderr).startswith(f"tftp: {words}")
+
+
+@pytest.mark.parametrize(
+    ("token", "mode", "words"),
+    [
+        ("guess", 0o600, "a token of 5 letters is soon guessed: take at least 12"),
+        (TOKEN, 0o644, "every user of this host can read the token in secret: chmod 600 it"),
+    ],
+)
+def test_a_token_that_guards_little_is_told(root: Path, token: str, mode: int, words: str) -> None:
+    (root / "secret").write_text(token)
+    (root / "secret").chmod(mode)
+    options = ("--monitor", "0", "--monitor-token-file", "secret")
+    with serving(root, *options) as (server, _address, _place):
+        assert server.stderr.next() == f"tftp: {words}"
+
+
+def test_the_token_may_come_by_a_pipe(root: Path) -> None:
+    """As from `<(pass tftp)` in a shell."""
+    os.mkfifo(root / "secret")
+    writer = threading.Thread(target=(root / "secret").write_text, args=[TOKEN])
+    writer.start()
+    with (
+        serving(root, "--monitor", "0", "--monitor-token-file", "secret") as (_, _, place),
+        Operator(place) as operator,
+    ):
+        assert operator.next()["access"] == "look"
+        operator.order("token", token=TOKEN)
+        assert operator.answer("token") == {"access": "act"}
+    writer.join()
+
+
+def test_no_token_is_asked_for_where_nobody_can_listen(root: Path) -> None:
+    done = run("serve", root, *LOOPBACK, "--monitor", "192.0.2.1:0", cwd=root)
+    assert done.returncode == 1
+    assert one_line(done.stderr) == (
+        "tftp: cannot open the monitor on 192.0.2.1:0: this host has no such address: "
         "choose another --monitor"
     )
 

@@ -4,6 +4,8 @@ Each look at it also leaves a picture in the test's directory (`pytest --basetem
 where), for people to judge what no test can.
 """
 
+import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,8 +16,10 @@ from selenium.webdriver.common.keys import Keys
 from tests.monitor.browsing import TOKEN, Served, page_of
 from tests.monitor.chromium import DESKTOP, PHONE, Browser, chromium
 from tests.monitor.crowd import Reader, crowd
+from tests.monitor.impostor import GREETING, Impostor
 from tests.monitor.operating import Watched, watched
 from tests.wirepeer import WirePeer
+from tftp.monitor.board import Board
 from tftp.packets import Error
 
 SCREENS = [
@@ -343,6 +347,36 @@ def test_a_page_that_lost_its_server_says_so_and_comes_back(
         browser.until(lambda: browser.text("#link-text") == "Live")
         assert browser.run("return document.body.className") == ""
         assert all("ERR_" in complaint for complaint in browser.complaints())
+
+
+def test_the_throughput_of_several_servers_lacks_none_of_them(browser: Browser) -> None:
+    """They tell their numbers at different moments of a second."""
+    with ExitStack() as stack:
+        places = []
+        for phase in (0.0, 0.3, 0.6):
+            impostor = Impostor(_steady(int(time.time()) + phase))
+            stack.callback(impostor.close)
+            places.append(impostor.place)
+        page = stack.enter_context(page_of(places))
+        browser.show(page.url)
+        browser.until(lambda: browser.text("#total-read") == "3.0 MB/s")
+        until, seen = time.monotonic() + 1.2, set()
+        while time.monotonic() < until:
+            seen.add(browser.text("#total-read"))
+        assert seen == {"3.0 MB/s"}
+
+
+def _steady(began: float) -> bytes:
+    """What a server tells that has sent a megabyte in each of two seconds."""
+    board = Board()
+    limits = {"max_transfers": 9, "max_blksize": 1428, "max_windowsize": 1}
+    state = {"state": "serving", "limits": limits}
+    lines = [{"event": "snapshot", **state, **board.snapshot(), "time": began}]
+    for second in range(3):
+        totals = board.totals() | {"time": began + second, "state": "serving"}
+        totals["totals"]["read"]["counters"]["payload"] = second * 1_000_000
+        lines.append({"event": "totals", **totals})
+    return GREETING + b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
 
 def test_several_servers_are_seen_together_or_one_by_one(

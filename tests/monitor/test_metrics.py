@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 from prometheus_client.openmetrics.parser import (
@@ -360,7 +361,7 @@ def test_a_unix_socket_is_no_place_for_metrics() -> None:
 
 def test_connections_that_say_nothing_take_no_more_than_a_few_threads(exposed: Exposed) -> None:
     place = exposed.exposition.place
-    before = threading.active_count()
+    before = set(threading.enumerate())
     silent = [socket.create_connection((place.host, place.port), PATIENCE) for _ in range(30)]
     # All but a few are sent away.
     turned_away = 0
@@ -373,10 +374,10 @@ def test_connections_that_say_nothing_take_no_more_than_a_few_threads(exposed: E
         return turned_away == 22
 
     assert eventually(count), turned_away
-    assert threading.active_count() == before + 8
+    assert len(set(threading.enumerate()) - before) == 8
     for sock in silent:
         sock.close()
-    assert eventually(lambda: threading.active_count() == before)
+    assert eventually(lambda: set(threading.enumerate()) <= before)
     assert exposed.scrape()("tftp_requests_total") == 0
 
 
@@ -393,18 +394,59 @@ def test_junk_is_answered_with_an_error_and_forgotten(exposed: Exposed) -> None:
     place = exposed.exposition.place
     with socket.create_connection((place.host, place.port), PATIENCE) as sock:
         sock.sendall(os.urandom(300).replace(b"\n", b"") + b"\r\n\r\n")
-        assert b"400" in sock.recv(1 << 16)
+        answer = sock.recv(1 << 16)
+        assert b"400" in answer
+        assert b"<!DOCTYPE" not in answer  # A line, not a page.
     assert exposed.scrape()("tftp_requests_total") == 0
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("GET", "/", 200, "the metrics of tftpkit are at /metrics\n"),
+        ("GET", "/nosuch", 404, "the metrics of tftpkit are at /metrics\n"),
+        ("HEAD", "/nosuch", 404, ""),
+        ("POST", "/metrics", 405, "there is only GET and HEAD\n"),
+        ("OPTIONS", "/metrics", 405, "there is only GET and HEAD\n"),
+    ],
+)
+def test_the_metrics_have_one_path_and_everything_else_says_so(
+    exposed: Exposed, method: str, path: str, status: int, words: str
+) -> None:
+    answer, body = _ask(exposed, method, path)
+    assert (answer.status, body.decode()) == (status, words)
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.headers["Allow"] == ("GET, HEAD" if status == 405 else None)
+
+
+def test_head_tells_what_get_would(exposed: Exposed) -> None:
+    got, body = _ask(exposed, "GET", "/metrics")
+    told, nothing = _ask(exposed, "HEAD", "/metrics")
+    assert (got.status, told.status, nothing) == (200, 200, b"")
+    assert told.headers["Content-Type"] == got.headers["Content-Type"]
+    # The process has used some more time since.
+    assert abs(int(told.headers["Content-Length"]) - len(body)) < 100
+
+
+def _ask(exposed: Exposed, method: str, path: str) -> tuple[HTTPResponse, bytes]:
+    place = exposed.exposition.place
+    connection = HTTPConnection(place.host, place.port, timeout=PATIENCE)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer, answer.read()
+    finally:
+        connection.close()
+
+
 def test_nothing_is_left_behind() -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     exposed = Exposed()
     assert exposed.scrape()("tftp_requests_total") == 0
     place = exposed.exposition.place
     exposed.exposition.stop()
     exposed.exposition.stop()
-    assert eventually(lambda: threading.active_count() == before)
+    assert eventually(lambda: set(threading.enumerate()) <= before)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((place.host, place.port), PATIENCE)
 

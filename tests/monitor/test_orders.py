@@ -62,6 +62,27 @@ def test_json_without_a_command_is_told_what_it_lacks(line: bytes) -> None:
         parse(line)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"subscribe all none", "kinds takes all, or none, alone"),
+        (b"\xff", "this is not UTF-8: write words, or a JSON object: try help"),
+        (b'{"command": ' + b"[" * 2000 + b"]" * 2000 + b"}", "an order is one flat object"),
+        (b"subscribe rate=nan", "rate is a number of events a second, more than 0 and at most 4"),
+        (b"subscribe rate=9", "rate is more than 0, and at most 4"),
+        (b'{"command": null}', "command is the name of an order, a text: try help"),
+        (b"[]", "an order is words, or a JSON object: try help"),
+        (b'"drain"', "an order is words, or a JSON object: try help"),
+        (b"snap\0shot", r"there is no order 'snap\x00shot': try help"),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_nonsense_is_told_with_what_would_make_sense(line: bytes, words: str) -> None:
+    with pytest.raises(NonsenseError) as told:
+        parse(line)
+    assert words in str(told.value)
+
+
 def test_a_limit_of_no_transfers_is_told_in_the_order_s_own_words() -> None:
     with pytest.raises(NonsenseError, match=r"^max_transfers is at least 1$"):
         parse(b"limits max_transfers=0")

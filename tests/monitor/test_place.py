@@ -1,5 +1,6 @@
 """Places: how people write them, and which of them are this host's alone."""
 
+import errno
 import socket
 
 import pytest
@@ -34,6 +35,26 @@ def test_a_place_is_written_as_it_is_read(text: str, place: Place, written: str)
 def test_what_is_no_place_is_told(text: str) -> None:
     with pytest.raises(ValueError, match="write"):
         Place.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        (Place("192.0.2.1", 1), "this host has no such address"),
+        (Place("nosuch.invalid", 1), "[A-Za-z]{4}"),  # The resolver's words.
+    ],
+)
+def test_where_nothing_could_listen_is_known_before(place: Place, words: str) -> None:
+    with pytest.raises(OSError, match=words) as failed:
+        place.check_here()
+    assert failed.value.errno == errno.EADDRNOTAVAIL
+    assert failed.value.filename == str(place)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
+def test_a_place_is_here_also_where_somebody_listens(host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        Place(host, listener.getsockname()[1]).check_here()
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """What an operator can do to a running server: cancel, pause, resume, other limits."""
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,9 @@ from tests.arrangements import Arrangement, everywhere
 from tests.server.conftest import Serve
 from tests.server.storages import Gate, Scripted
 from tests.watching import Witness, eventually
-from tests.wirepeer import WirePeer, error_code
+from tests.wirepeer import PATIENCE, WirePeer, error_code
 from tftp.errors import ErrorCode
-from tftp.events import Outcome, RequestRefused, TransferEnded, TransferStarted
+from tftp.events import Event, Outcome, RequestRefused, TransferEnded, TransferStarted
 from tftp.packets import Ack, Data, Error, OptionAck
 from tftp.server import Server, ServerConfig
 from tftp.server.processes import ProcessEngine
@@ -117,12 +120,11 @@ def test_a_paused_server_refuses_requests_until_it_resumes(
     server.pause()
     assert server.state == "draining"
     with WirePeer(server.address) as peer:
-        # To another process the word may still be on its way.
-        assert eventually(lambda: not _takes_requests(peer))
+        assert not _takes_requests(peer)
         assert eventually(lambda: 0 in refusals(witness))
         server.resume()
         assert server.state == "serving"
-        assert eventually(lambda: _takes_requests(peer))
+        assert _takes_requests(peer)
         assert peer.read("file") == CONTENT
 
 
@@ -162,8 +164,7 @@ def test_limits_are_changed_for_requests_to_come(
             peer.send(Error(0, ""))
             return dict(answer.options)
 
-        # To another process the word may still be on its way.
-        assert eventually(lambda: granted() == {"blksize": "700", "windowsize": "4"})
+        assert granted() == {"blksize": "700", "windowsize": "4"}
 
 
 def test_a_child_that_is_born_later_knows_the_new_limits(
@@ -236,11 +237,49 @@ def test_a_worker_that_is_replaced_knows_what_the_others_know(
         assert eventually(lambda: _is_paused(server))
         with WirePeer(server.address) as peer:
             server.resume()
-            assert eventually(lambda: _takes_requests(peer))
+            assert _takes_requests(peer)
             peer.rrq("file", blksize=1024)
             assert peer.receive() == OptionAck({"blksize": "700"})
             peer.send(Error(0, ""))
     assert server.state == "stopping"
+
+
+def test_workers_have_obeyed_when_the_order_returns(files: Directory) -> None:
+    with Supervisor(files, workers=2) as server:
+        peers = [WirePeer(server.address) for _ in range(8)]
+        for order, taken in [(server.pause, False), (server.resume, True)] * 25:
+            order()
+            assert [_takes_requests(peer) for peer in peers] == [taken] * len(peers)
+        for peer in peers:
+            peer.close()
+
+
+def test_a_worker_that_is_stuck_or_dead_is_not_waited_for_for_ever(
+    files: Directory, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Supervisor(files, workers=2) as server:
+        stuck, _ = server.processes
+        os.kill(stuck, signal.SIGSTOP)
+        server.pause()
+        assert "not all workers have obeyed 'pause' yet" in caplog.text
+        caplog.clear()
+        threading.Timer(0.1, os.kill, (stuck, signal.SIGKILL)).start()
+        server.resume()
+        assert "obeyed" not in caplog.text
+
+
+def test_an_observer_gives_orders_without_waiting_for_itself(files: Directory) -> None:
+    paused = threading.Event()
+
+    def pause(event: Event) -> None:
+        server.pause()
+        paused.set()
+
+    server = Supervisor(files, workers=1, observers=[pause])
+    with server, WirePeer(server.address) as peer:
+        assert peer.read("file") == CONTENT
+        assert paused.wait(PATIENCE)
+        assert eventually(lambda: not _takes_requests(peer))
 
 
 def refusals(witness: Witness) -> list[int]:

@@ -29,7 +29,7 @@ from tests.server.storages import Scripted
 from tests.watching import Witness, descriptors, eventually
 from tests.wirepeer import WirePeer, error_code
 from tftp.errors import ErrorCode
-from tftp.events import Outcome, RequestReceived, RequestRefused, TransferEnded
+from tftp.events import Operation, Outcome, RequestReceived, RequestRefused, TransferEnded
 from tftp.packets import Ack, Data, Error, OptionAck, Packet, ReadRequest, WriteRequest
 from tftp.server import Server, ServerConfig
 from tftp.storage import Directory, Memory
@@ -369,6 +369,37 @@ def test_a_transfers_own_peer_that_breaks_the_protocol_is_told_once(
             assert witness.outcome(count) is Outcome.PROTOCOL_ERROR
             vandal.send(packet)
             assert vandal.drain() == []
+
+
+@everywhere
+@pytest.mark.parametrize(
+    ("datagram", "operation", "name"),
+    [
+        (b"\0\1", Operation.READ, b""),
+        (b"\0\1name", Operation.READ, b"name"),
+        (b"\0\2name\0mode", Operation.WRITE, b"name"),
+        (b"\0\2" + b"x" * 5000, Operation.WRITE, b"x" * 255),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_request_that_makes_no_sense_is_told_of_like_any_that_is_refused(
+    serve: Serve,
+    witness: Witness,
+    root: Path,
+    datagram: bytes,
+    operation: Operation,
+    name: bytes,
+) -> None:
+    server = serve(Directory(root))
+    with WirePeer(server.address) as vandal:
+        vandal.send(datagram)
+        assert error_code(vandal.receive()) == ErrorCode.ILLEGAL_OPERATION
+        refused = witness.wait(RequestRefused)
+        assert refused.error.code == ErrorCode.ILLEGAL_OPERATION
+        request = refused.request
+        assert (request.operation, request.filename, request.mode) == (operation, name, "")
+        assert request.peer == vandal.address
+        assert vandal.drain() == []
 
 
 @in_one_process

@@ -224,12 +224,18 @@ def test_an_error_is_never_answered(listener: Listener, peer: WirePeer, datagram
 @pytest.mark.parametrize(
     "datagram", [b"\0\1", b"\0\1name", b"\0\2name\0", b"\0\1name\0mode", b"\0\1" + bytes(5000)]
 )
-def test_a_request_that_is_none_is_answered_illegal_operation(
-    listener: Listener, book: Book, peer: WirePeer, datagram: bytes
+def test_a_request_that_makes_no_sense_is_refused_by_the_same_voice(
+    listener: Listener,
+    book: Book,
+    peer: WirePeer,
+    datagram: bytes,
+    refused: list[tuple[Arrival, TFTPError]],
 ) -> None:
     peer.send(datagram)
     serve(listener)
-    assert error_code(peer.receive()) == ErrorCode.ILLEGAL_OPERATION
+    [(arrival, error)] = refused
+    assert error.code == ErrorCode.ILLEGAL_OPERATION
+    assert arrival.request.peer == peer.address
     assert book.arrivals == []
 
 

@@ -150,6 +150,47 @@ def test_more_clients_than_children_wait_for_their_turn(serve: Serve, root: Path
         second.send(Error(0, "enough"))
 
 
+def test_a_request_that_waits_for_a_child_is_told_of_when_it_comes_and_once(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root, engine=ProcessEngine(children=1))
+    with WirePeer(server.address) as first, WirePeer(server.address) as second:
+        first.rrq("empty")
+        assert first.receive() == Data(1)
+        second.rrq("empty")
+        second.rrq("empty")
+        received = witness.wait(RequestReceived, 2)
+        assert (received.transfer, received.request.peer) == (2, second.address)
+        first.send(Ack(1))
+        assert second.receive() == Data(1)
+        second.send(Ack(1))
+        assert witness.wait(TransferEnded, 2).transfer == 2
+    numbers = [event.transfer for event in witness.all(RequestReceived)]
+    assert sorted(set(numbers)) == sorted(numbers)
+    assert numbers[:2] == [1, 2]
+
+
+def test_who_asks_for_something_else_while_it_waits_gets_that(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root, engine=ProcessEngine(children=1))
+    with WirePeer(server.address) as first, WirePeer(server.address) as second:
+        first.rrq("empty")
+        assert first.receive() == Data(1)
+        second.rrq("file")
+        second.rrq("empty", tsize=0)
+        displaced = witness.wait(RequestRefused)
+        assert (displaced.transfer, displaced.request.filename) == (2, b"file")
+        assert displaced.error.message == "replaced by a new request of the same client"
+        first.send(Ack(1))
+        assert second.receive() == OptionAck({"tsize": "0"})
+        second.send(Ack(0))
+        assert second.receive() == Data(1)
+        second.send(Ack(1))
+        assert witness.wait(TransferEnded, 2).transfer == 3
+    assert [event.transfer for event in witness.all(RequestReceived)] == [1, 2, 3]
+
+
 def test_too_many_that_wait_are_told_that_the_server_is_busy(serve: Serve, root: Path) -> None:
     server = serve_processes(serve, root, engine=ProcessEngine(children=1), queue_size=1)
     peers = [WirePeer(server.address) for _ in range(3)]

@@ -14,7 +14,7 @@ import click
 
 from tftp.cli.banner import version
 from tftp.cli.display import write_line
-from tftp.cli.secret import VARIABLE, read_token
+from tftp.cli.secret import VARIABLE, read_token, warning_of_token
 from tftp.events import printable
 from tftp.monitor.board import Board
 from tftp.monitor.channel import Channel, Controls
@@ -61,7 +61,7 @@ def command(places: tuple[str, ...], listen: str, token_file: Path | None) -> in
     """
     _require_packages("tftp dashboard")
     token = read_token(token_file)
-    place = _listen(listen, token, "--listen")
+    place = _listen(listen, token, "--listen", "--token-file")
     servers = _servers(places)
     from tftp.monitor.dashboard.page import Page
 
@@ -79,8 +79,9 @@ def command(places: tuple[str, ...], listen: str, token_file: Path | None) -> in
         signal.signal(number, stop)
     click.echo(f"the page is at {url_of(sock)}")
     sys.stdout.flush()
-    if warning := _warning(place):
-        write_line(warning)
+    for warning in (_warning(place), warning_of_token(token_file, token)):
+        if warning:
+            write_line(warning)
     page.run()
     return 0
 
@@ -104,7 +105,7 @@ class PageBeside:
             click.ClickException: packages are missing, or it can not be there.
         """
         _require_packages("--dashboard")
-        place = _listen(listen, token, "--dashboard")
+        place = _listen(listen, token, "--dashboard", "--monitor-token-file")
         try:
             self._socket = open_listen(place)
         except OSError as error:
@@ -156,12 +157,25 @@ def _require_packages(what: str) -> None:
         raise click.ClickException(f"{what} needs {' and '.join(missing)}: {INSTALL}")
 
 
-def _listen(text: str, token: str | None, option: str) -> Place:
+def _listen(text: str, token: str | None, option: str, token_option: str) -> Place:
     try:
         place = Place.parse(text)
+    except ValueError:
+        place = None
+    if place is None or place.path:
+        raise click.BadParameter(
+            f"'{printable(text)}' is no place for a page: write PORT or HOST:PORT",
+            param_hint=option,
+        )
+    try:
+        place.check_here()  # Before a token is asked for, which would not help.
         check_listen(place, token)
+    except OSError as error:
+        raise click.ClickException(_explain(error, option, subject="")) from None
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint=option) from None
+        raise click.BadParameter(
+            f"{error} ({token_option} FILE, or {VARIABLE} in the environment)", param_hint=option
+        ) from None
     return place
 
 

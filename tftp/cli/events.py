@@ -5,8 +5,12 @@ connections are `tftp.monitor.feed`'s.
 """
 
 import fnmatch
+import io
+import itertools
 import json
+import select
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,12 +19,13 @@ from typing import Any
 
 import click
 
-from tftp.cli.display import count, granted_options, rate, write_line
+from tftp.cli.display import count, discard_output, granted_options, rate, write_line
 from tftp.cli.secret import VARIABLE, read_token
 from tftp.events import printable
 from tftp.monitor.feed import Feed, Feeds, Message
 from tftp.monitor.orders import KINDS
 from tftp.monitor.place import DEFAULT_PLACE, Place
+from tftp.monitor.shape import FIELDS
 
 __all__ = ["command", "with_remedy"]
 
@@ -82,10 +87,11 @@ def command(
 
     A place is where a server that was started with --monitor lets itself be watched; without one
     it is 127.0.0.1:6970. Connections that are lost are made again, and what was lost is told on
-    stderr. The exit status is 1 where no line can come any more, and 0 after --count lines.
+    stderr. The exit status is 1 where no line can come any more, and 0 after --count lines or
+    when nobody reads them any more.
     """
     wanted = frozenset(KINDS if "all" in kinds else kinds or _DEFAULT_KINDS)
-    tests = [_condition(text) for text in conditions]
+    tests = [_condition(text, wanted) for text in conditions]
     token = read_token(token_file)
     servers = _servers(places)
     wishes: dict[str, Any] = {
@@ -93,6 +99,7 @@ def command(
         "kinds": sorted(wanted),
         "reconnect": not no_reconnect,
     }
+    unread = threading.Event()
     with ExitStack() as stack:
         messages: Iterator[Message]
         if len(servers) == 1:
@@ -100,16 +107,45 @@ def command(
             # thread, and not made anew.
             feed = Feed(servers[0], before_wait=sys.stdout.flush, **wishes)
             messages, as_it_came = iter(feed), _as_it_came(feed)
+            close = feed.close
         else:
             feeds = stack.enter_context(Feeds(servers, **wishes))
             messages, as_it_came = _flushed(feeds), json.dumps
+            close = feeds.close
+        _when_nobody_reads(unread, close)
         line = as_it_came if as_json else _line_for_people(len(servers) > 1)
-        for number, message in enumerate(_chosen(messages, wanted, tests), 1):
-            sys.stdout.write(f"{line(message)}\n")
-            if number == most:
-                sys.stdout.flush()
-                return 0
+        try:
+            messages = itertools.takewhile(lambda _: not unread.is_set(), messages)
+            for number, message in enumerate(_chosen(messages, wanted, tests), 1):
+                sys.stdout.write(f"{line(message)}\n")
+                if number == most:
+                    sys.stdout.flush()
+                    return 0
+        except BrokenPipeError:
+            unread.set()
+    if unread.is_set():
+        discard_output()
+        return 0  # Whoever has read from here has what it wanted, like head -1.
     return 1
+
+
+def _when_nobody_reads(unread: threading.Event, close: Callable[[], None]) -> None:
+    """Set and call this when the other end of stdout is closed, if it is one that can be."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except io.UnsupportedOperation:
+        return  # It is this program's own.
+    if not hasattr(select, "poll"):
+        return
+    poll = select.poll()
+    poll.register(descriptor, 0)  # Errors are always told of.
+
+    def wait() -> None:
+        poll.poll()
+        unread.set()
+        close()
+
+    threading.Thread(target=wait, name="stdout", daemon=True).start()
 
 
 def _servers(places: tuple[str, ...]) -> list[Place]:
@@ -120,13 +156,19 @@ def _servers(places: tuple[str, ...]) -> list[Place]:
         raise click.BadParameter(str(error), param_hint="HOST:PORT") from None
 
 
-def _condition(text: str) -> Callable[[Message], bool]:
+def _condition(text: str, kinds: frozenset[str]) -> Callable[[Message], bool]:
     field, equals, pattern = text.partition("=")
     if not equals or not field:
         raise click.BadParameter(
-            f"{printable(text)!r} is no condition: write FIELD=VALUE", param_hint="--where"
+            f"'{printable(text)}' is no condition: write FIELD=VALUE", param_hint="--where"
         )
     path = field.split(".")
+    known = {"event", "server"}.union(*(FIELDS[kind] for kind in kinds))
+    if path[0] not in known:
+        raise click.BadParameter(
+            f"'{printable(path[0])}' is no field of these kinds: {', '.join(sorted(known))}",
+            param_hint="--where",
+        )
 
     def holds(message: Message) -> bool:
         value: Any = message
@@ -162,13 +204,17 @@ def _chosen(
     messages: Iterator[Message], kinds: frozenset[str], tests: list[Callable[[Message], bool]]
 ) -> Iterator[Message]:
     """The messages to show; what goes wrong on the way to them is told on stderr."""
+    reached = set()
     for message in messages:
+        if message["event"] == "greeting":
+            reached.add(message["server"])
         match message["event"]:
             case "disconnected":
                 retry = message["retry"]
                 again = "" if retry is None else f"; trying again in {retry:g} s"
-                reason = with_remedy(message["reason"]) if retry is None else message["reason"]
-                write_line(f"tftp: {message['server']}: {printable(reason)}{again}")
+                doubt = "" if message["server"] in reached else "is it the place of --monitor?"
+                reason = with_remedy(message["reason"] + again, doubt)
+                write_line(f"tftp: {message['server']}: {printable(reason)}")
             case "lost":
                 lost = count(message["progress"] + message["others"], "event")
                 write_line(f"tftp: {message['server']}: {lost} lost: this is read too slowly")

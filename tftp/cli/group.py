@@ -77,8 +77,11 @@ def run(arguments: Sequence[str] | None) -> int:
         status: int | None = _tftp.main(arguments, "tftp", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except click.ClickException as error:
+    except click.UsageError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"tftp: {error.format_message()}", err=True)
         return error.exit_code
     except click.Abort:
         click.echo("tftp: interrupted", err=True)

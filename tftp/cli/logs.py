@@ -39,7 +39,7 @@ def syslog_place(text: str) -> Place:
         place = Place()
     if not place.port or ":" not in text:
         raise ValueError(
-            f"{printable(text)!r} is no place of a syslog daemon: write --syslog alone for "
+            f"'{printable(text)}' is no place of a syslog daemon: write --syslog alone for "
             f"{SYSLOG}, --syslog=/PATH or --syslog=HOST:514; in front of ROOT write "
             f"--syslog={SYSLOG}"
         )

@@ -26,7 +26,7 @@ def metrics_place(text: str) -> Place:
     except ValueError:
         place = None
     if place is None or place.path:
-        raise ValueError(f"{printable(text)!r} is no place for metrics: write PORT or HOST:PORT")
+        raise ValueError(f"'{printable(text)}' is no place for metrics: write PORT or HOST:PORT")
     return place
 
 

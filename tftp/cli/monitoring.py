@@ -1,5 +1,6 @@
 """`tftp serve --monitor`: the channel that it opens, and what there is to say about it."""
 
+import errno
 from typing import TYPE_CHECKING
 
 import click
@@ -21,9 +22,14 @@ def channel_of(board: "Board", server: "Controls", place: Place, token: str | No
 
     Raises:
         click.UsageError: it would be open to other hosts, and there is no token.
+        click.ClickException: this host has no such address.
     """
     from tftp.monitor.channel import Channel
 
+    try:
+        place.check_here()  # Before a token is asked for, which would not help.
+    except OSError as error:
+        raise click.ClickException(_why(error)) from None
     try:
         return Channel(board, server, place, token=token, version=version())
     except ValueError as error:
@@ -34,8 +40,14 @@ def channel_of(board: "Board", server: "Controls", place: Place, token: str | No
 
 def explain_channel(error: OSError) -> str:
     """Why the channel can not be there, and what to do."""
-    place = printable(str(error.filename))
-    return f"tftp: cannot open the monitor on {place}: {error.strerror}: choose another --monitor"
+    return f"tftp: {_why(error)}"
+
+
+def _why(error: OSError) -> str:
+    place, remedy = printable(str(error.filename)), "choose another --monitor"
+    if error.errno == errno.ENOENT:
+        remedy = f"make its directory first, or {remedy}"
+    return f"cannot open the monitor on {place}: {error.strerror}: {remedy}"
 
 
 def warning_of(place: Place) -> str | None:

@@ -34,7 +34,7 @@ from tftp.cli.metering import (
 )
 from tftp.cli.monitoring import channel_of, explain_channel
 from tftp.cli.monitoring import warning_of as warning_of_monitor
-from tftp.cli.secret import VARIABLE, read_token
+from tftp.cli.secret import VARIABLE, read_token, warning_of_token
 from tftp.cli.streams import fill_in
 from tftp.events import Event, Observer, as_json, format_address, printable
 from tftp.monitor.board import Board
@@ -405,7 +405,9 @@ def command(**given: Any) -> int:
     journal = _journal(options, log)
     config = options.config()
     board = Board()
-    page = _page(options)
+    guarded = options.monitor is not None or options.dashboard is not None
+    token = read_token(options.monitor_token_file) if guarded else None
+    page = _page(options, token)
     watched = bool(options.monitor or options.metrics or page)
     observers: list[Observer] = [journal, board] if watched else [journal]
     if log.observer is not None:
@@ -416,7 +418,6 @@ def command(**given: Any) -> int:
         metrics = exposition_of(board, server, options.metrics)
     channel = None
     if options.monitor is not None:
-        token = read_token(options.monitor_token_file)
         channel = channel_of(board, server, options.monitor, token)
     gc.set_threshold(_GARBAGE)
     # Signals first: whoever sees the server listen may stop it.
@@ -448,7 +449,7 @@ def command(**given: Any) -> int:
                 server.stop()
                 write_line(problem)
                 return 1
-            _tell_start(server, options, journal, log, metrics, page, channel)
+            _tell_start(server, options, journal, log, metrics, page, channel, token)
             return _serve(server, options, journal, log, signals)
         finally:
             if page is not None:
@@ -479,13 +480,13 @@ def _arrange(
     return Server(storage, config=config, engine=engine, policy=policy, observers=observers)
 
 
-def _page(options: ServeOptions) -> "PageBeside | None":
+def _page(options: ServeOptions, token: str | None) -> "PageBeside | None":
     """The page that was asked for."""
     if options.dashboard is None:
         return None
     from tftp.cli.dashboard import PageBeside
 
-    return PageBeside(options.dashboard, read_token(options.monitor_token_file))
+    return PageBeside(options.dashboard, token)
 
 
 def _refuse_contradictions(options: ServeOptions) -> None:
@@ -495,6 +496,8 @@ def _refuse_contradictions(options: ServeOptions) -> None:
         raise click.UsageError("--single-port and --workers exclude each other: choose one")
     if options.overwrite and not options.allow_write:
         raise click.UsageError("--overwrite says how to take uploads: it needs --allow-write")
+    if options.monitor_token_file and not (options.monitor or options.dashboard):
+        raise click.UsageError("--monitor-token-file guards --monitor or --dashboard: give one")
     if options.single_port and options.port_range:
         raise click.UsageError("--single-port and --port-range exclude each other: choose one")
     if options.verbose and options.quiet:
@@ -532,6 +535,7 @@ def _tell_start(
     metrics: "Exposition | None",
     page: "PageBeside | None",
     channel: "Channel | None",
+    token: str | None,
 ) -> None:
     addresses = server.addresses
     url = None if metrics is None else url_of(metrics.place)
@@ -571,6 +575,8 @@ def _tell_start(
         log.warn(warning)
     if page is not None and page.warning:
         log.warn(page.warning)
+    if warning := warning_of_token(options.monitor_token_file, token):
+        log.warn(warning)
     if not (options.single_port or options.port_range) and needs_advice(addresses):
         log.warn(CONTAINER_ADVICE)
 

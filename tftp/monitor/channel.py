@@ -83,6 +83,14 @@ class _Missed(NamedTuple):
     others: int
 
 
+class _Change(NamedTuple):
+    """What the server's state and limits are from this time on."""
+
+    time: float
+    state: str
+    limits: dict[str, int]
+
+
 class Controls(Protocol):
     """What the channel asks of a server, and can do to it, from its own thread."""
 
@@ -168,7 +176,7 @@ class Channel:
         self._pulse = _Pulse(self._beat)
         self._stopping = False
         # Shared with the threads of transfers.
-        self._events: SimpleQueue[tuple[int, Event, _Missed]] = SimpleQueue()
+        self._events: SimpleQueue[tuple[int, Event | _Change, _Missed]] = SimpleQueue()
         self._heard = False  # somebody wants events
         self._awake = False  # the thread is going to look at the queue
         self._missed = self._told = _Missed(0, 0)  # in all, and as far as readers know
@@ -250,8 +258,8 @@ class Channel:
         """Do what is due, and rest as long as the share of the time asks for."""
         self._awake = True
         now, began = time.monotonic(), time.thread_time()
+        self._note_change(time.time())
         busy = self._answer_wants() | self._tell_events(_AT_ONCE)
-        self._tell_state()
         self._tell_totals(now)
         self._flush(now)
         if busy:
@@ -292,7 +300,7 @@ class Channel:
             return False
         snapshot = self._board.snapshot()
         sequence = snapshot["sequence"]
-        state, limits = self._state = self._look()
+        state, limits = self._look()
         whole = _in_pieces({"event": "snapshot", "state": state, "limits": limits, **snapshot})
         for reader in waiting:
             command, number = reader.wants.popleft()
@@ -319,6 +327,9 @@ class Channel:
             sequence, event, missed = events.get_nowait()
             if missed is not self._told:
                 self._tell_missed(missed)
+            if isinstance(event, _Change):
+                self._tell_change(event)
+                continue
             if settled:
                 self._tell(sequence, event, readers)
                 continue
@@ -365,13 +376,15 @@ class Channel:
             if reader.kinds - _OWN:
                 reader.missed(progress, others)
 
-    def _tell_state(self) -> None:
+    def _note_change(self, when: float) -> None:
+        """See whether state or limits are others; it is told behind the events before it."""
         now = self._look()
-        if now == self._state:
-            return
-        self._state = now
-        state, limits = now
-        line = encode({"event": "state", "time": time.time(), "state": state, "limits": limits})
+        if now != self._state and self._events.qsize() < _MOST_WAITING:
+            self._state = now
+            self._events.put((0, _Change(when, *now), self._missed))
+
+    def _tell_change(self, change: _Change) -> None:
+        line = encode({"event": "state", **change._asdict()})
         for reader in self._readers:
             if "state" in reader.kinds and reader.after is not None:
                 reader.put(line, Priority.EVENT)
@@ -443,8 +456,8 @@ class Channel:
         for door in self._doors:
             self._reactor.release(door)
             door.close()
+        self._note_change(time.time())
         self._tell_events(None)
-        self._tell_state()
         for reader in self._readers:
             reader.part("the server stops", patience=_LAST_LINES)
         self._flush(time.monotonic())
@@ -478,10 +491,12 @@ class Channel:
             reader.wants.append((command, number))
             self._wake()
         else:
+            when = time.time()
             try:
                 result = self._obey[command](reader, members)
             except ValueError as error:
                 raise NonsenseError(str(error), command, number) from None
+            self._note_change(when)
             reader.put(encode(_reply(command, number, result)), Priority.ANSWER)
             self._wake()
 
@@ -527,7 +542,7 @@ class Channel:
     def _cancel(self, reader: Reader, members: Mapping[str, Any]) -> dict[str, Any]:
         number = members["transfer"]
         if not self._controls.cancel(number):
-            raise ValueError(f"no transfer {number} is running")
+            raise ValueError(f"no transfer {number} is running: order transfers to see which are")
         logger.info("transfer %d was cancelled through the monitor", number)
         return {"transfer": number}
 

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,11 +23,14 @@ __all__ = ["Door", "listen"]
 
 logger = logging.getLogger("tftp")
 
-_BACKLOG = 64
+# More than there may be readers: a crowd that comes at once is told that it is one.
+_BACKLOG = 1024
 # Connections taken before others have their turn.
 _AT_ONCE = 16
 # Seconds of rest when the process has no descriptor left: the next try would fail the same way.
 _REST = 1.0
+# What `sun_path` has room for, less the NUL at its end.
+_LONGEST_PATH = 107 if sys.platform == "linux" else 103
 # What the kernel keeps for a reader that does not read.
 _SEND_BUFFER = 1 << 18
 # What binding raises for an address family that this host does not have.
@@ -185,16 +189,21 @@ def _open_path(path: str) -> socket.socket:
     except OSError as error:
         sock.close()
         if error.errno is None:  # Python has looked at its length before the system could.
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)) from None
+            what = f"the path of a socket has at most {_LONGEST_PATH} octets"
+            raise OSError(errno.ENAMETOOLONG, what) from None
         raise
     return sock
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that nobody listens on any more."""
+    """Remove a socket that nobody listens on any more.
+
+    Raises:
+        OSError: what is there is no socket.
+    """
     try:
         if not stat.S_ISSOCK(Path(path).lstat().st_mode):
-            return
+            raise OSError(errno.EEXIST, "what is there already is no socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

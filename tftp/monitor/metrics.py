@@ -239,7 +239,7 @@ class Exposition:
         registry = CollectorRegistry()
         registry.register(metrics)
         ProcessCollector(registry=registry)
-        self._app = make_wsgi_app(registry)
+        self._app = _at_its_path(make_wsgi_app(registry))
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -286,10 +286,51 @@ def _resolved(place: Place) -> tuple[socket.AddressFamily, Any]:
     return answers[0][0], answers[0][4]
 
 
+_PATH = "/metrics"
+
+
+def _at_its_path(app: Any) -> Any:
+    """A WSGI application at one path, for GET and HEAD; all else is told where to go."""
+
+    def get(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == _PATH:
+            answered: Iterable[bytes] = app({**environ, "REQUEST_METHOD": "GET"}, start_response)
+            return answered
+        status = "200 OK" if environ["PATH_INFO"] == "/" else "404 Not Found"
+        return _say(status, f"the metrics of tftpkit are at {_PATH}", start_response)
+
+    def head(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        told: list[Any] = []
+        body = b"".join(get(environ, lambda *words: told.extend(words)))
+        status, headers = told
+        length = ("Content-Length", str(len(body)))
+        start_response(status, [*(one for one in headers if one[0] != length[0]), length])
+        return []
+
+    def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        match environ["REQUEST_METHOD"]:
+            case "GET":
+                return get(environ, start_response)
+            case "HEAD":
+                return head(environ, start_response)
+        words, allow = "there is only GET and HEAD", ("Allow", "GET, HEAD")
+        return _say("405 Method Not Allowed", words, start_response, allow)
+
+    return answer
+
+
+def _say(status: str, words: str, start_response: Any, *headers: tuple[str, str]) -> list[bytes]:
+    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), *headers])
+    return [f"{words}\n".encode("ascii")]
+
+
 class _Handler(WSGIRequestHandler):
     """One scrape, which must not take for ever, and leaves no line in the log."""
 
     timeout = _PATIENCE
+    # What makes no sense as HTTP is told so in a line, not in a page.
+    error_message_format = "%(code)d %(message)s\n"
+    error_content_type = "text/plain; charset=utf-8"
 
     def log_message(self, format: str, *words: Any) -> None:
         logger.debug("metrics, %s: %s", self.client_address[0], format % words)

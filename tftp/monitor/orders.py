@@ -84,7 +84,9 @@ def parse(line: bytes) -> Order:
     try:
         text = line.decode("utf-8").strip()
     except UnicodeDecodeError:
-        raise NonsenseError("this is not UTF-8") from None
+        raise NonsenseError("this is not UTF-8: write words, or a JSON object: try help") from None
+    if text.startswith("[") or text.startswith('"'):
+        raise NonsenseError("an order is words, or a JSON object: try help")
     if text.startswith("{"):
         return _check(_from_json(text))
     return _check(_from_words(text))
@@ -94,7 +96,9 @@ def _from_json(text: str) -> dict[str, Any]:
     try:
         members = json.loads(text)
     except RecursionError:
-        raise NonsenseError("this JSON goes too deep") from None
+        raise NonsenseError(
+            "this JSON goes too deep: an order is one flat object: try help"
+        ) from None
     except ValueError as error:
         raise NonsenseError(f"this is not JSON: {error}") from None
     assert isinstance(members, dict)  # noqa: S101  (it begins with a brace)
@@ -134,9 +138,11 @@ def _check(members: dict[str, Any]) -> Order:
             'no "command" says what is wanted: try help', None, _id(members.get("id"))
         )
     command, number = members.pop("command"), _id(members.pop("id", None))
-    if not isinstance(command, str) or command not in ORDERS:
-        shown = printable(str(command))[:40]
-        raise NonsenseError(f"there is no order {shown!r}: try help", None, number)
+    if not isinstance(command, str):
+        raise NonsenseError("command is the name of an order, a text: try help", None, number)
+    if command not in ORDERS:
+        shown = printable(command)[:40]
+        raise NonsenseError(f"there is no order '{shown}': try help", None, number)
     form = ORDERS[command]
     # As a member of any other order a token counts for that order alone.
     token = members.pop("token", None) if command != "token" else None
@@ -145,7 +151,7 @@ def _check(members: dict[str, Any]) -> Order:
     unknown = members.keys() - form.members.keys()
     if unknown:
         shown = printable(min(unknown))[:40]
-        raise NonsenseError(f"{command} knows no {shown!r}: {form.usage}", command, number)
+        raise NonsenseError(f"{command} knows no '{shown}': {form.usage}", command, number)
     if form.needs is not None and form.needs not in members:
         raise NonsenseError(f"write: {form.usage}", command, number)
     checked = {}
@@ -204,7 +210,7 @@ def _rate(value: Any) -> float:
     except ValueError:
         rate = None
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not math.isfinite(rate):
-        raise ValueError("is a number of events a second")
+        raise ValueError(f"is a number of events a second, more than 0 and at most {RATE:g}")
     if not 0 < rate <= RATE:
         raise ValueError(f"is more than 0, and at most {RATE:g}")
     return float(rate)
@@ -217,10 +223,12 @@ def _kinds(value: Any) -> frozenset[str]:
         return frozenset(KINDS)
     if value == ["none"]:
         return frozenset()
+    if "all" in value or "none" in value:
+        raise ValueError("takes all, or none, alone, or some of the others")
     unknown = sorted(set(value) - set(KINDS))
     if unknown:
         shown = printable(unknown[0])[:40]
-        raise ValueError(f"has no {shown!r}: all, none, or some of {', '.join(KINDS)}")
+        raise ValueError(f"has no '{shown}': all, none, or some of {', '.join(KINDS)}")
     return frozenset(value)
 
 

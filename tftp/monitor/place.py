@@ -4,7 +4,9 @@ Both ends of the channel and the command line take it from here. What is said th
 here.
 """
 
+import errno
 import ipaddress
+import os
 import re
 import socket
 from dataclasses import dataclass
@@ -37,7 +39,7 @@ class Place:
         if text.startswith("unix:"):
             path = text.removeprefix("unix:")
             if not path or "\0" in path:
-                raise ValueError(f"{printable(text)!r} names no path: write unix:/run/tftp/monitor")
+                raise ValueError(f"'{printable(text)}' names no path: write unix:/run/tftp/monitor")
             return cls(path=path)
         host, colon, port = text.rpartition(":")
         bracketed = host.startswith("[") and host.endswith("]")
@@ -48,7 +50,7 @@ class Place:
             or (":" in host and not bracketed)
         ):
             raise ValueError(
-                f"{printable(text)!r} is no place of a monitor: write PORT, HOST:PORT or unix:PATH"
+                f"'{printable(text)}' is no place of a monitor: write PORT, HOST:PORT or unix:PATH"
             )
         return cls(host=host.removeprefix("[").removesuffix("]") or "127.0.0.1", port=int(port))
 
@@ -67,6 +69,31 @@ class Place:
             return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
         except ValueError:
             return False
+
+    def check_here(self) -> None:
+        """See whether a socket of this host could have the address, whatever has its port.
+
+        Raises:
+            OSError: it is not an address of this host, or no name of one; `filename` is the place.
+        """
+        if self.path:
+            return
+        failure = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+        try:
+            answers = socket.getaddrinfo(self.host, 0, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise OSError(errno.EADDRNOTAVAIL, error.strerror, str(self)) from error
+        for family, kind, protocol, _name, address in answers:
+            try:
+                with socket.socket(family, kind, protocol) as sock:
+                    sock.bind(address)
+            except OSError as error:
+                failure = error
+            else:
+                return
+        away = failure.errno == errno.EADDRNOTAVAIL
+        words = "this host has no such address" if away else failure.strerror
+        raise OSError(failure.errno, words, str(self)) from failure
 
     def connect(self, timeout: float) -> socket.socket:
         """A blocking connection to it.

@@ -327,7 +327,7 @@ class Reader:
                     "event": "error",
                     "command": None,
                     "id": None,
-                    "message": f"a line of more than {LONGEST} octets",
+                    "message": f"a line of more than {LONGEST} octets: try help",
                 }
             ),
             Priority.ANSWER,

@@ -14,7 +14,7 @@ from typing import Any
 
 from tftp.events import Counters
 
-__all__ = ["ShapeError", "check"]
+__all__ = ["FIELDS", "ShapeError", "check"]
 
 # Levels of lists and objects in each other; there are six in a snapshot.
 _DEEPEST = 16
@@ -225,9 +225,12 @@ _account = {**_all(("succeeded", "failed", "refused"), _count), "counters": _cou
 # -- messages --------------------------------------------------------------------------------------
 
 _event = {**_request, "time": _time}
-_refused = _object({**_event, "error": _error})
-_ended = _object(
-    {
+_EVENTS: dict[str, dict[str, _Check]] = {
+    "received": _event,
+    "refused": {**_event, "error": _error},
+    "started": {**_event, "terms": _terms, "granted": _options, "size": _or_null(_count)},
+    "progress": {**_event, **_progress},
+    "ended": {
         **_event,
         **_progress,
         "outcome": _text,
@@ -235,8 +238,15 @@ _ended = _object(
         "terms": _terms,
         "granted": _options,
         "duration": _amount,
-    }
-)
+    },
+    "state": {"time": _time, "state": _text, "limits": _limits},
+    "totals": {"time": _time, "state": _text, "running": _count, "totals": _totals},
+}
+_refused, _ended = _object(_EVENTS["refused"]), _object(_EVENTS["ended"])
+
+#: The members that each kind of event has, beside its own name and its server's.
+FIELDS = {kind: frozenset(members) | {"sequence"} for kind, members in _EVENTS.items()}
+FIELDS["state"] -= {"sequence"}
 
 
 def _failure(value: Any) -> None:
@@ -270,13 +280,7 @@ _FORMS: dict[str, _Check] = {
         },
         {"id": _id},
     ),
-    "received": _object(_event),
-    "refused": _refused,
-    "started": _object({**_event, "terms": _terms, "granted": _options, "size": _or_null(_count)}),
-    "progress": _object({**_event, **_progress}),
-    "ended": _ended,
-    "state": _object({"time": _time, "state": _text, "limits": _limits}),
-    "totals": _object({"time": _time, "state": _text, "running": _count, "totals": _totals}),
+    **{kind: _object(members) for kind, members in _EVENTS.items()},
     "lost": _object({"time": _time, "progress": _count, "others": _count}),
     "reply": _object({"command": _or_null(_text), "result": _object({})}, {"id": _id}),
     "error": _object({"message": _text}, {"id": _id}),

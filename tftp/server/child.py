@@ -19,7 +19,7 @@ from tftp.net.reactor import Handler, Reactor
 from tftp.sending import SendingSession
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
-from tftp.server.listener import Arrival
+from tftp.server.listener import REPLACED, Arrival
 from tftp.server.opening import Opening
 from tftp.server.policy import Policy
 from tftp.server.relay import pack_event, unpack_request
@@ -177,8 +177,7 @@ class Child:
                 self._channel.send("joined", arrival.number)
                 return
             # It only stays to repeat its last ACK, or its client has moved on.
-            over = Aborted("replaced by a new request of the same client")
-            drive(known, known.abort, over, tell=False)
+            drive(known, known.abort, Aborted(REPLACED), tell=False)
         session = self._opening.open(arrival, self._workspace, now)
         if session is None:
             return

@@ -34,7 +34,7 @@ from tftp.server.ends import ChildEnd, NurseryEnd, Task
 from tftp.server.growth import Growth
 from tftp.server.launch import Launched, launch
 from tftp.server.ledger import obituary
-from tftp.server.listener import DRAINING, Arrival, Busy, Listener, client_key
+from tftp.server.listener import DRAINING, REPLACED, Arrival, Busy, Listener, client_key
 from tftp.server.logs import LevelWatch, log_record
 from tftp.server.opening import Opening
 from tftp.server.relay import pack_request, unpack_event
@@ -47,6 +47,8 @@ logger = logging.getLogger("tftp")
 _IDLE_AFTER = 30.0
 # Seconds between two looks at those who wait.
 _LOOK_EVERY = 0.02
+# Seconds between two looks whether the thread is still there that new limits are for.
+_ADJUSTED = 0.1
 # Seconds between the aborts at the end and the end of patience with the children.
 _LAST_WORDS = 0.5
 
@@ -112,7 +114,19 @@ class Crew:
         return False
 
     def adjust(self, config: ServerConfig) -> None:
-        self._reactor.call(lambda: self._adjust(config))
+        if self._reactor.inside:
+            self._adjust(config)
+            return
+        adjusted = threading.Event()
+
+        def adjust() -> None:
+            self._adjust(config)
+            adjusted.set()
+
+        self._reactor.call(adjust)
+        # So that it holds for the next request; a thread that has stopped does not come to it.
+        while self._thread.is_alive() and not adjusted.wait(_ADJUSTED):
+            pass
 
     @property
     def running(self) -> int:
@@ -128,7 +142,7 @@ class Crew:
             self._assign(Task(arrival), known.child)
             return
         if known is not None:
-            known.replace(arrival)  # It waits; the newest is what the client wants.
+            self._ask_again(known, arrival)
             return
         if self._draining:
             raise Busy("server is shutting down")
@@ -139,6 +153,30 @@ class Crew:
         job = self._jobs[peer] = Task(arrival)
         self._waiting.append(job)
         self._employ()
+        if job.child is None:
+            self._announce(job)
+
+    def _ask_again(self, job: Task, arrival: Arrival) -> None:
+        """Somebody who waits for a child has asked again; the newest is what the client wants."""
+        if arrival.request == job.request:
+            return
+        # An ERROR would be taken for the answer to the new request.
+        self._opening.report(
+            RequestRefused(
+                time=time.time(),
+                transfer=job.number,
+                request=job.request,
+                error=Aborted(REPLACED),
+            )
+        )
+        job.replace(arrival)
+        self._announce(job)
+
+    def _announce(self, job: Task) -> None:
+        """Tell of a request in place of the child that it does not have yet."""
+        job.told = True
+        came = time.time() - (time.monotonic() - job.arrival.came)
+        self._opening.report(RequestReceived(time=came, transfer=job.number, request=job.request))
 
     def deliver(self, octets: memoryview, peer: Address) -> bool:
         key = client_key(peer)
@@ -284,7 +322,9 @@ class Crew:
         job = child.jobs.get(packed[2])
         if job is None:
             return
-        event = unpack_event(packed, job.arrival.request)
+        event = unpack_event(packed, job.request)
+        if job.told and isinstance(event, RequestReceived):
+            return
         job.note(event)
         job.told = True
         job.local = local or job.local
@@ -336,16 +376,12 @@ class Crew:
         """Say in the dead child's stead what it can not say any more."""
         assert job.child is not None  # noqa: S101
         self._forget(job, job.child)
-        request = job.arrival.request
         if not job.told:
-            came = time.time() - (time.monotonic() - job.arrival.came)
-            self._opening.report(
-                RequestReceived(time=came, transfer=job.arrival.number, request=request)
-            )
+            self._announce(job)
         if job.local is None or self._config.single_port:
             job.arrival.refuse(Refused("server failed", ErrorCode.UNDEFINED))
         else:
-            _say_last_word(job.local, request.peer)
+            _say_last_word(job.local, job.request.peer)
         self._opening.report(job.crashed(why))
         self._end_if_drained()
 

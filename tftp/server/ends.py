@@ -55,13 +55,13 @@ class Task(Job):
         self.since = arrival.came
         self.child: ChildEnd | None = None
         self.retried = False
-        #: Whether anything has been heard of it.
+        #: Whether anybody has been told of it.
         self.told = False
         #: The transfer's own address, to say a last word from.
         self.local: Address | None = None
 
     def replace(self, arrival: Arrival) -> None:
-        """The client has asked again, or for something else, before this could begin."""
+        """The client has asked for something else before this could begin."""
         self.arrival = arrival
         self.number = arrival.number
         self.request = arrival.request

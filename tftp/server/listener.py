@@ -24,7 +24,17 @@ from tftp.net.endpoint import Outbox, SharedEndpoint, open_port
 from tftp.packets import Ack, Error, Opcode, ReadRequest, WriteRequest, decode
 from tftp.server.config import ServerConfig
 
-__all__ = ["DRAINING", "NO_IPV6", "Arrival", "Busy", "Gate", "Listener", "client_key", "places"]
+__all__ = [
+    "DRAINING",
+    "NO_IPV6",
+    "REPLACED",
+    "Arrival",
+    "Busy",
+    "Gate",
+    "Listener",
+    "client_key",
+    "places",
+]
 
 logger = logging.getLogger("tftp")
 
@@ -42,6 +52,8 @@ _UNKNOWN_TID = Error(ErrorCode.UNKNOWN_TID, ErrorCode.UNKNOWN_TID.text).encode()
 
 #: What a paused server answers.
 DRAINING = "server is draining, try later"
+#: Why a transfer is over whose client has asked for something else.
+REPLACED = "replaced by a new request of the same client"
 
 
 class Busy(TFTPError):
@@ -242,15 +254,17 @@ class Listener:
         return (host, self.address[1], 0, interface if host.startswith(_LINK_LOCAL) else 0)
 
     def _take(self, octets: memoryview, peer: Address, local: Address) -> None:
-        if octets[:2] not in _REQUESTS and self._gate.deliver(octets, peer):
+        if bytes(octets[:2]) not in _REQUESTS and self._gate.deliver(octets, peer):
             return
         try:
             packet = decode(octets)
         except DecodeError as error:
-            logger.info("%s sent no TFTP packet: %s", format_address(peer), error)
-            if octets[:2] in _REQUESTS:
-                self._answer(Error.of(error).encode(), peer, local)
-            # Else silence: it may be an ERROR cut short, or a service that answers everything.
+            operation = _REQUESTS.get(bytes(octets[:2]))
+            if operation is not None:
+                self._malformed(operation, octets, peer, local, error)
+            else:
+                # Silence: it may be an ERROR cut short, or a service that answers everything.
+                logger.info("%s sent no TFTP packet: %s", format_address(peer), error)
             return
         match packet:
             case ReadRequest():
@@ -288,6 +302,19 @@ class Listener:
         except Busy as error:
             self._refused(arrival, error)
 
+    def _malformed(
+        self,
+        operation: Operation,
+        octets: memoryview,
+        peer: Address,
+        local: Address,
+        error: DecodeError,
+    ) -> None:
+        """Refuse what was meant to be a request; its file is what stands where a name would."""
+        name, _, _ = bytes(octets[2 : 2 + _MOST_OF_NAME]).partition(b"\0")
+        request = Request(operation=operation, filename=name, mode="", peer=peer, local=local)
+        self._refused(Arrival(request, next(self._numbers), self._socket), error)
+
     def _remember(self, client: Address) -> None:
         askers = self._askers
         askers[client] = None
@@ -300,6 +327,11 @@ class Listener:
             SharedEndpoint(self._socket, local).send(datagram, peer)
 
 
-_REQUESTS = (Opcode.RRQ.to_bytes(2, "big"), Opcode.WRQ.to_bytes(2, "big"))
+_REQUESTS = {
+    Opcode.RRQ.to_bytes(2, "big"): Operation.READ,
+    Opcode.WRQ.to_bytes(2, "big"): Operation.WRITE,
+}
+# Octets of a request that makes no sense which are told of.
+_MOST_OF_NAME = 255
 # fe80::/10, the addresses that mean something on one interface only.
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")

@@ -11,6 +11,7 @@ import os
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -48,6 +49,8 @@ logger = logging.getLogger("tftp")
 _BACKOFF, _MAX_BACKOFF, _SETTLED = 0.1, 5.0, 10.0
 # Seconds that a worker may take to boot, and that one may take to end beyond its grace.
 _BOOT, _LAST_WORDS = 30.0, 3.0
+# Seconds that whoever gives an order waits for the workers to obey; one of them may be stuck.
+_OBEY = 1.0
 
 
 class Supervisor:
@@ -183,14 +186,18 @@ class Supervisor:
         return False
 
     def pause(self) -> None:
-        """Refuse new requests as `Server.pause` does."""
+        """Refuse new requests as `Server.pause` does.
+
+        This, `resume` and `change_limits` return when the workers have obeyed. A worker that is
+        stuck is waited for no longer than a second, and an observer does not wait at all.
+        """
         self._paused = True
-        self._call(lambda: self._order_all("pause"))
+        self._have_obeyed("pause")
 
     def resume(self) -> None:
         """Take requests again."""
         self._paused = False
-        self._call(lambda: self._order_all("resume"))
+        self._have_obeyed("resume")
 
     def change_limits(
         self,
@@ -203,8 +210,7 @@ class Supervisor:
         self._config = self._config.adjusted(
             max_transfers=max_transfers, max_blksize=max_blksize, max_windowsize=max_windowsize
         )
-        limits = self._config.adjustable
-        self._call(lambda: self._order_all("limits", limits))
+        self._have_obeyed("limits", self._config.adjustable)
 
     def drain(self) -> None:
         """Take no more requests, and return when the last running transfer has ended."""
@@ -225,6 +231,24 @@ class Supervisor:
         self._call(self._kill)
         self._thread.join()
         self._stopped.set()
+
+    def _have_obeyed(self, *message: object) -> None:
+        """Have all workers told, and wait for them to obey, but for the reactor's own thread."""
+        if self._thread is None or self._stopped.is_set():
+            return
+        given = _Given()
+        self._reactor.call(lambda: self._order_and_ask(given, *message))
+        if not self._reactor.inside and not given.obeyed.wait(_OBEY):
+            logger.warning("not all workers have obeyed %r yet", message[0])
+
+    def _order_and_ask(self, given: "_Given", *message: object) -> None:
+        self._order_all(*message)
+        for worker in self._workers:
+            if worker.ready:  # Else it obeys as soon as it is.
+                worker.unconfirmed.append(given)
+                given.missing += 1
+                self._order(worker, "confirm")
+        given.settle()
 
     def _call(self, function: Callable[[], None]) -> None:
         if self._thread is not None:
@@ -278,6 +302,8 @@ class Supervisor:
     def died(self, worker: "_Worker", failure: Exception | None) -> None:
         """A worker has ended; `failure` is why it could not even start, if so."""
         self._workers.discard(worker)
+        while worker.unconfirmed:
+            worker.confirm()
         why = obituary(worker.process.pid, worker.process.wait())
         for job in worker.jobs.values():
             self.report(job.crashed(why))
@@ -327,6 +353,26 @@ class Supervisor:
                 logger.exception("an observer failed")
 
 
+class _Given:
+    """An order that was given to all workers.
+
+    Attributes:
+        missing: how many have not confirmed it.
+        obeyed: is set when it is none.
+    """
+
+    __slots__ = ("missing", "obeyed")
+
+    def __init__(self) -> None:
+        self.missing = 0
+        self.obeyed = threading.Event()
+
+    def settle(self) -> None:
+        """See whether it is through."""
+        if not self.missing:
+            self.obeyed.set()
+
+
 class _Worker:
     """The supervisor's end of the channel to a worker; a `Handler` for its reactor."""
 
@@ -346,6 +392,7 @@ class _Worker:
         self.armed = 0.0
         self.finished = False
         self.jobs: dict[int, Job] = {}
+        self.unconfirmed: deque[_Given] = deque()
         self._supervisor = supervisor
         self._channel = channel
         self._failure: Exception | None = None
@@ -365,6 +412,12 @@ class _Worker:
             self._channel.send(*message)
         except OSError as error:
             logger.debug("worker %d hears nothing: %s", self.process.pid, error)
+
+    def confirm(self) -> None:
+        """It has obeyed the oldest of the orders that it was asked to confirm, or never will."""
+        given = self.unconfirmed.popleft()
+        given.missing -= 1
+        given.settle()
 
     def readable(self, now: float) -> None:
         """The worker has something to tell."""
@@ -403,6 +456,8 @@ class _Worker:
                     self._pass_on(packed, request)
             case "log", level, process, text, trace:
                 log_record(level, process, text, trace)
+            case ("obeyed",):
+                self.confirm()
             case "ready", addresses:
                 self.ready = True
                 self._supervisor.ready([tuple(address) for address in addresses])

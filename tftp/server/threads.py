@@ -24,7 +24,7 @@ from tftp.net.endpoint import Workspace
 from tftp.net.reactor import Handler, Reactor
 from tftp.server.aside import Aside
 from tftp.server.config import ServerConfig
-from tftp.server.listener import DRAINING, Arrival, Busy, Listener, client_key
+from tftp.server.listener import DRAINING, REPLACED, Arrival, Busy, Listener, client_key
 from tftp.server.opening import Opening
 from tftp.session import Session
 
@@ -226,7 +226,7 @@ class _Worker:
             if self._reactor.drive(known, known.joins, arrival.request, now, arrival.came):
                 return
             # The client has moved on; an ERROR would hit what it does now.
-            self._abort_one(known, "replaced by a new request of the same client", tell=False)
+            self._abort_one(known, REPLACED, tell=False)
         if self._draining:
             self._opening.refuse(arrival, Busy("server is shutting down"))
             return

@@ -96,6 +96,9 @@ class Worker:
                 logger.setLevel(level)
             case "limits", limits:
                 self._server.change_limits(**limits)
+            case ("confirm",):
+                # What was said before this is obeyed.
+                self._send("obeyed")
 
     def _stop(self, grace: float | None) -> None:
         self._server.stop(grace)

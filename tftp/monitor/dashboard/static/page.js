@@ -526,7 +526,7 @@ function drawTotals() {
 
 // ---- the chart -----------------------------------------------------------------------------
 
-const SPAN = 300;  // seconds
+const SPAN = 300, HELD = 3;  // seconds
 const SVG = "http://www.w3.org/2000/svg";
 
 function svg(name, attributes, text = "") {
@@ -541,18 +541,24 @@ function speeds() {
   const read = new Array(SPAN).fill(null), write = new Array(SPAN).fill(null);
   for (const server of shown()) {
     // Clocks of several servers differ, so each one counts from its own last word.
-    const end = Math.ceil(server.now);
+    const now = server.now, end = Math.ceil(now);
+    const add = (second, readSpeed, writeSpeed) => {
+      const slot = SPAN - 1 - (end - second);
+      if (slot < 0 || slot >= SPAN) return;
+      read[slot] = (read[slot] ?? 0) + readSpeed;
+      write[slot] = (write[slot] ?? 0) + writeSpeed;
+    };
     for (let place = 1; place < server.samples.length; place += 1) {
       const [from, readBefore, writeBefore] = server.samples[place - 1];
       const [to, readNow, writeNow] = server.samples[place];
       // A pause means that nobody listened: what went on meanwhile is not the rate of one moment.
       if (to <= from || to - from > 5 || readNow < readBefore || writeNow < writeBefore) continue;
-      const last = Math.floor(to);
+      // Servers tell their numbers at different moments. Until the next ones come, the last ones
+      // hold: the sum would otherwise lack whoever speaks later in the second.
+      const holds = place === server.samples.length - 1 && now - to <= HELD;
+      const last = holds ? end : Math.floor(to);
       for (let second = Math.floor(from) + 1; second <= last; second += 1) {
-        const slot = SPAN - 1 - (end - second);
-        if (slot < 0 || slot >= SPAN) continue;
-        read[slot] = (read[slot] ?? 0) + (readNow - readBefore) / (to - from);
-        write[slot] = (write[slot] ?? 0) + (writeNow - writeBefore) / (to - from);
+        add(second, (readNow - readBefore) / (to - from), (writeNow - writeBefore) / (to - from));
       }
     }
   }
