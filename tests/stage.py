@@ -13,7 +13,8 @@ from tests.watching import Witness
 from tests.wirepeer import PATIENCE, WirePeer
 from tftp.errors import Refused
 from tftp.events import Address, Operation, Request, TransferEnded
-from tftp.net.endpoint import Endpoint, Workspace, open_port
+from tftp.net import kernel
+from tftp.net.endpoint import Endpoint, PairedEndpoint, Workspace, open_port
 from tftp.net.reactor import Reactor
 from tftp.options import Terms
 from tftp.packets import Ack, Data, ReadRequest, WriteRequest
@@ -162,6 +163,13 @@ class Stage:
         for session in self.sessions:
             session.close()
         self.peer.close()
+
+
+def pair_with(sock: socket.socket, peer: Address) -> PairedEndpoint:
+    """An endpoint on the port of `sock`, with a second socket for the peer."""
+    paired = kernel.pair(sock, peer)
+    assert paired is not None
+    return PairedEndpoint(paired, sock, peer)
 
 
 def acknowledged(stage: Stage, session: Session, last: int, now: float = 0.0) -> bytes:

@@ -424,14 +424,15 @@ def test_the_ack_is_repeated_when_the_next_block_stays_away(stage: Stage) -> Non
     stage.peer.send(Data(30, bytes(512)))
     stage.hand_over(session, 0.2)
     assert stage.peer.receive() == Ack(30)
-    # The deadline that is known is that of an older block.
+    # The deadline that is known does not count the last round trip, which was a long one.
     known = session.deadline
     assert known is not None
+    assert known > 0.2
     session.expire(known)
     assert stage.peer.drain() == []
     due = session.deadline
-    assert due == pytest.approx(known + 0.15, abs=0.05)
     assert due is not None
+    assert due > known
     session.expire(due)
     assert stage.peer.receive() == Ack(30)
     stage.peer.send(Data(31, b"end"))
@@ -556,10 +557,10 @@ def test_a_network_that_refuses_an_ack_for_good_ends_it(stage: Stage) -> None:
     stage.peer.receive()
     written(stage, session, 30)
 
-    def refuse(datagram: bytes | memoryview, peer: Address) -> None:
+    def refuse(datagram: bytes | memoryview, peer: Address) -> int:
         raise OSError(errno.EACCES, "Permission denied")
 
-    session._endpoint.emit = refuse
+    session._emit = refuse
     stage.peer.send(Data(31, bytes(512)))
     stage.hand_over(session, 0.1)
     assert stage.ended().outcome is Outcome.UNREACHABLE

@@ -1,5 +1,6 @@
 """Sessions that send, on real sockets: reading ahead, and what ends or holds up the sending."""
 
+import select
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from tests.networks import two_hosts
 from tests.server.storages import failing
-from tests.stage import FAULTS, Stage, acknowledged, acknowledged_one
+from tests.stage import FAULTS, LOOPBACK, Stage, acknowledged, acknowledged_one, pair_with
 from tests.wirepeer import PATIENCE, WirePeer, error_code
 from tftp.errors import Aborted, ErrorCode
 from tftp.events import Outcome
@@ -109,13 +110,15 @@ def test_a_network_that_refuses_for_good_ends_it_in_the_middle(
     assert stage.storage.count("close") == 1
 
 
+@pytest.mark.parametrize("paired", [False, True])
 @pytest.mark.parametrize("windowsize", [1, 4])
 def test_a_route_that_is_prohibited_ends_it_where_the_next_window_was_ready(
-    stage: Stage, windowsize: int
+    stage: Stage, windowsize: int, paired: bool
 ) -> None:
     with two_hosts() as (left, right):
-        endpoint = Endpoint(left.call(open_port, socket.AF_INET, ("192.0.2.1", 0)))
-        with WirePeer(endpoint.address, sock=right.socket(("192.0.2.2", 0))) as peer:
+        sock = left.call(open_port, socket.AF_INET, ("192.0.2.1", 0))
+        with WirePeer(sock.getsockname(), sock=right.socket(("192.0.2.2", 0))) as peer:
+            endpoint = left.call(pair_with, sock, peer.address) if paired else Endpoint(sock)
             session = stage.sending(
                 bytes(512 * 100), Terms(windowsize=windowsize), peer=peer.address, endpoint=endpoint
             )
@@ -359,3 +362,58 @@ def test_a_stranger_is_turned_away_also_where_the_next_window_is_ready(stage: St
     acknowledged_one(stage, session, 51, 1.0)
     assert stage.ended().outcome is Outcome.DONE
     assert stage.ended().counters.duplicates == 0
+
+
+def test_a_stranger_is_turned_away_also_where_the_kernel_tells_the_peer_from_it(
+    stage: Stage,
+) -> None:
+    endpoint = pair_with(open_port(socket.AF_INET, LOOPBACK), stage.peer.address)
+    session = stage.sending(bytes(512 * 50), endpoint=endpoint)
+    session.start(0.0)
+    assert session.beside is not None
+    descriptor, beset = session.beside
+    with WirePeer(session.local) as stranger:
+        for block in range(1, 51):
+            stranger.send(Ack(block))
+            readable, _, _ = select.select([descriptor], [], [], PATIENCE)
+            assert readable
+            beset(block / 1000)
+            assert error_code(stranger.receive()) == ErrorCode.UNKNOWN_TID
+            acknowledged_one(stage, session, block, block / 1000)
+        assert session.strangers == {stranger.address}
+    acknowledged_one(stage, session, 51, 1.0)
+    assert stage.ended().outcome is Outcome.DONE
+    assert stage.ended().counters.duplicates == 0
+
+
+@pytest.mark.parametrize("corked", [False, True])
+@pytest.mark.parametrize("paired", [False, True])
+def test_a_path_that_becomes_narrow_costs_a_window_at_the_most(
+    stage: Stage, paired: bool, corked: bool
+) -> None:
+    with two_hosts() as (left, right):
+        sock = left.call(open_port, socket.AF_INET, ("192.0.2.1", 0))
+        with WirePeer(sock.getsockname(), sock=right.socket(("192.0.2.2", 0))) as peer:
+            session = stage.sending(
+                bytes(1400 * 40 - 1),
+                Terms(windowsize=4, blksize=1400),
+                peer=peer.address,
+                endpoint=left.call(pair_with, sock, peer.address) if paired else Endpoint(sock),
+            )
+            outbox = stage.workspace.outbox
+            session.start(0.0)
+            now = 0.0
+            for window in range(1, 11):
+                if window == 6:
+                    left.ip("link set wire mtu 1000")  # Too little for the kernel to cut into.
+                if peer.silent(0.0):
+                    now += 1.0
+                    session.expire(now)
+                for _ in range(4):
+                    assert isinstance(peer.receive(), Data)
+                peer.send(Ack(4 * window))
+                outbox.corked = corked
+                stage.hand_over(session, now)
+                outbox.uncork()
+            assert stage.ended().outcome is Outcome.DONE
+            assert stage.ended().counters.timeouts <= (paired and corked)

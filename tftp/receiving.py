@@ -46,8 +46,6 @@ class ReceivingSession(Session):
         "_expected",
         "_full",
         "_sink",
-        "_stepped_at",
-        "_taken",
         "_unheard",
     )
 
@@ -73,18 +71,14 @@ class ReceivingSession(Session):
         # Opcode and number of the packet with which the next step is taken, and its octets.
         self._expected: tuple[int, int] | None = None
         self._full = 0
-        self._taken = 0  # steps that the machine does not know of
         self._unheard = _NOTHING  # full blocks that it does not know of
-        self._stepped_at = now
 
-    def readable(self, now: float) -> None:
+    def readable(self, now: float) -> bool:
         """Take in what waits; in lock-step, and where nothing gets lost, that is the next block."""
         if self._expected is None:
             self._gather(now)
-            return
-        received = self._receive(self._workspace.inbound)
-        if received is not None:
-            self.deliver(*received, now)
+            return False
+        return super().readable(now)
 
     def _gather(self, now: float) -> None:
         """Take in all that waits, up to what has to be answered, and store it in one go.

@@ -5,19 +5,21 @@ What looks ahead here is for speed alone, and steps aside at the first loss: the
 """
 
 from collections.abc import Hashable, Iterator
+from typing import Any
 
 from tftp.errors import TFTPError
 from tftp.events import Observer, Request
 from tftp.net.batch import Run
+from tftp.net.endpoint import Emit
 from tftp.net.kernel import MAX_SEGMENTS_OCTETS
-from tftp.session import Link, Session
+from tftp.session import LOSSES, Link, Session
 from tftp.storage.base import Source
 from tftp.transfer import Sender
 
 __all__ = ["SendingSession"]
 
-# Octets that an ACK, or an ERROR with a long text, may have.
-_SMALL = 1024
+# Octets that an ACK or an ERROR may have; for more Python would go to `malloc` each time.
+_SMALL = 512 - 48
 # A transfer of fewer windows is over before looking ahead has paid.
 _LOOK_AHEAD_FROM = 4
 
@@ -33,13 +35,14 @@ class SendingSession(Session):
 
     __slots__ = (
         "_awaited",
+        "_lasts",
+        "_leave",
+        "_recv",
         "_recvfrom",
         "_run",
         "_size",
         "_source",
-        "_stepped_at",
         "_steps",
-        "_taken",
     )
 
     machine: Sender
@@ -59,30 +62,44 @@ class SendingSession(Session):
             machine, request, link, report=report, number=number, now=now, size=source.size
         )
         self._source = source
-        self._recvfrom = link.endpoint.socket.recvfrom
+        sock = link.endpoint.socket
+        self._recvfrom = sock.recvfrom
+        # Where only the peer is heard its address need not be looked at.
+        self._recv = None if link.endpoint.side is None else sock.recv
         self._run: Run | None = None
         self._awaited: bytes | None = None  # the ACK on which the next of the steps is taken
         self._size = 0  # octets of a full packet
+        self._leave = (self._emit, self._to)  # how a window leaves
+        self._lasts = False  # the windows that are ready stay as they are
         self._steps: Iterator[tuple[bytes | None, memoryview]] = iter(())
-        self._taken = 0  # steps that the machine does not know of
-        self._stepped_at = now
 
-    def readable(self, now: float) -> None:
+    def readable(self, now: float) -> bool:
         """Take in an ACK; where nothing gets lost, answer it with the window that is ready."""
-        if self._awaited is None:
-            super().readable(now)
-            return
+        awaited = self._awaited
+        if awaited is None:
+            return super().readable(now)
+        recv = self._recv
         try:
-            datagram, sender = self._recvfrom(_SMALL)
+            if recv is not None:
+                datagram, sender = recv(_SMALL), self.peer
+            else:
+                datagram, sender = self._recvfrom(_SMALL)
         except OSError:
-            super().readable(now)  # Nothing, or an error, which will come again.
-            return
-        if datagram == self._awaited and sender == self.peer:
-            self._step(datagram, now)
-        elif sender == self.peer or self._is_peer(sender):
-            self.deliver(memoryview(datagram), len(datagram), now)
-        else:
+            return super().readable(now)  # Nothing, or an error, which will come again.
+        if recv is None and sender != self.peer and not self._is_peer(sender):
             self._turn_away(memoryview(datagram), sender)
+        elif datagram == awaited:
+            return self._step(datagram, now)
+        else:
+            self.deliver(memoryview(datagram), len(datagram), now)
+        return False
+
+    def unsent(self, error: OSError) -> None:
+        """A window that waited to be sent with others could not be: it is lost, as a network may
+        lose it, and the timer sends it again, if that is not the end.
+        """
+        if not self._cut_no_more(error):
+            super().unsent(error)
 
     # -- looking ahead ----------------------------------------------------------------------------
 
@@ -98,8 +115,10 @@ class SendingSession(Session):
         run = self._run_from(block)
         if run is not None:
             self._size = run.size
+            self._leave = self._route(run.size, machine.terms.windowsize)
+            self._lasts = run.key is not None
             self._awaited = run.acks[0]
-            self._steps = run.steps()
+            self._steps = iter(run.steps)
 
     def _run_from(self, acked: int) -> Run | None:
         """The windows behind block `acked`, read here or by others who want the same; None where
@@ -157,14 +176,18 @@ class SendingSession(Session):
             self._workspace.shelf.give_back(self._run)
             self._run = None
 
-    def _step(self, ack: bytes, now: float) -> None:
-        """Send the window that is ready; if it was the last of them, prepare some more."""
+    def _step(self, ack: bytes, now: float) -> bool:
+        """Send the window that is ready; if it was the last of them, prepare some more.
+
+        True if that was all, and nothing of what a reactor has to know has changed.
+        """
         self._awaited, window = next(self._steps)
         outbox = self._workspace.outbox
         if outbox.corked:
-            outbox.put(self._endpoint, bytes(window), self._size, self.peer, self)
+            emit, to = self._leave
+            outbox.put(emit, window if self._lasts else bytes(window), to, self)
         elif not self._send_step(window, ack, now):
-            return
+            return False
         self._taken += 1
         self._stepped_at = now
         if self._awaited is None:
@@ -173,15 +196,26 @@ class SendingSession(Session):
         if now >= self._next_progress:
             self._account()
             self._report_progress(now)
+        return True
 
     def _send_step(self, window: memoryview, ack: bytes, now: float) -> bool:
         """Send a window now. False if the network has not taken all of it."""
         machine = self.machine
         windowsize = machine.terms.windowsize
-        sent = self._send_blocks(window, self._size, windowsize)
-        if machine.outcome is not None:
-            self._advance(now)  # The network refused them for good.
-            return False
+        emit, to = self._leave
+        try:
+            sent = emit(window, to)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            if self._cut_no_more(error):
+                sent = self._send_blocks(window, self._size, windowsize)
+            else:
+                self._network_failed(error)
+                sent = windowsize  # It is lost, if that is not the end.
+            if machine.outcome is not None:
+                self._advance(now)  # The network refused it for good.
+                return False
         if sent < windowsize:
             self._account()
             self._awaited = None
@@ -233,13 +267,26 @@ class SendingSession(Session):
         """How many of `count` packets are on their way, or soon will be."""
         outbox = self._workspace.outbox
         if outbox.corked and len(packets) <= MAX_SEGMENTS_OCTETS:
-            outbox.put(self._endpoint, bytes(packets), size, self.peer, self)
+            emit, to = self._route(size, count)
+            outbox.put(emit, bytes(packets), to, self)
             return count
         try:
             return self._endpoint.send_blocks(packets, size, self.peer)
         except OSError as error:
             self._network_failed(error)
             return count
+
+    def _route(self, size: int, count: int) -> tuple[Emit, Any]:
+        """How packets of `size` octets leave for the peer, so many at once."""
+        return self._endpoint.route(self.peer, size, count)
+
+    def _cut_no_more(self, error: OSError) -> bool:
+        """Whether a window may have been refused as a whole; packets go one by one from now on."""
+        windowsize = self.machine.terms.windowsize
+        if error.errno in LOSSES or windowsize == 1 or not self._endpoint.cut_no_more():
+            return False
+        self._leave = self._route(self._size, windowsize)
+        return True
 
     def _settle(self) -> None:
         self._awaited = None

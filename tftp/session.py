@@ -9,6 +9,7 @@ here, and nowhere else.
 import contextlib
 import errno
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tftp.errors import Aborted, ErrorCode, Refused, TFTPError, Unreachable
@@ -33,8 +34,8 @@ _PROGRESS_EVERY = 0.25
 # recently (seconds); otherwise the client has started over.
 _LATE_COPY = 1.0
 
-# What a network says when it can not deliver just now: as good as a lost datagram.
-_LOSSES = frozenset(
+#: What a network says when it can not deliver just now: as good as a lost datagram.
+LOSSES = frozenset(
     {
         errno.ENOBUFS,
         errno.EPERM,
@@ -91,11 +92,15 @@ class Session:
     __slots__ = (
         "_answered",
         "_began",
+        "_emit",
         "_endpoint",
         "_next_progress",
         "_pinned",
         "_report",
         "_started",
+        "_stepped_at",
+        "_taken",
+        "_to",
         "_workspace",
         "armed",
         "blocked",
@@ -129,10 +134,13 @@ class Session:
         self.blocked = False
         self._endpoint = link.endpoint
         self.peer = link.peer
+        self._emit, self._to = link.endpoint.route(link.peer)
         self._pinned = link.pinned
         self._workspace = link.workspace
         self._report = report
         self._started = False
+        self._taken = 0  # steps that the machine does not know of, and when the last of them was
+        self._stepped_at = now
         self._began = self._answered = now
         self._next_progress = now + _PROGRESS_EVERY
 
@@ -141,6 +149,8 @@ class Session:
     @property
     def deadline(self) -> float | None:
         """When `expire` is to be called."""
+        if self._taken:
+            return self._stepped_at + self.machine.timer.interval
         return self.machine.deadline
 
     @property
@@ -158,11 +168,29 @@ class Session:
         """The endpoint's descriptor; -1 where the port is shared with other transfers."""
         return self._endpoint.fileno()
 
-    def readable(self, now: float) -> None:
+    @property
+    def beside(self) -> tuple[int, Callable[[float], None]] | None:
+        """A second descriptor, and what to call when something has come there; None without one."""
+        side = self._endpoint.side
+        return None if side is None else (side.fileno(), self.beset)
+
+    def readable(self, now: float) -> bool:
         """Take in what has come, and act on it."""
         received = self._receive(self._workspace.inbound)
         if received is not None:
             self.deliver(*received, now)
+        return False
+
+    def beset(self, now: float) -> None:
+        """Somebody else has sent something to the port."""
+        for _ in range(_STRAYS_IN_A_ROW):
+            try:
+                received = self._endpoint.receive_beside(self._workspace.inbound)
+            except OSError:
+                return  # What the network says of strangers.
+            if received is None:
+                return
+            self._turn_away(*received)
 
     def writable(self, now: float) -> None:
         """There is room to send again."""
@@ -286,10 +314,12 @@ class Session:
         outbox = self._workspace.outbox
         # Last words do not wait: the port may be closed by then.
         if outbox.corked and self.machine.outcome is None:
-            outbox.put(self._endpoint, datagram, len(datagram), self.peer, self)
+            outbox.put(self._emit, datagram, self._to, self)
             return
         try:
-            self._endpoint.send(datagram, self.peer)
+            self._emit(datagram, self._to)
+        except BlockingIOError:
+            pass  # A full queue loses it, as the network may.
         except OSError as error:
             self._network_failed(error)
 
@@ -324,7 +354,7 @@ class Session:
         be that one who is gone.
         """
         self._account()
-        if (self._pinned or self.strangers) and error.errno in _LOSSES:
+        if (self._pinned or self.strangers) and error.errno in LOSSES:
             return
         unreachable = Unreachable(error.strerror or str(error))
         unreachable.__cause__ = error
@@ -337,6 +367,7 @@ class Session:
         if sender[0] != self.peer[0]:
             return False
         self.peer = sender
+        self._emit, self._to = self._endpoint.route(sender)
         return True
 
     def _turn_away(self, octets: memoryview, sender: Address) -> None:

@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import re
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -53,6 +54,23 @@ def ask(peer: Peer, server: tuple[str, int], request: Packet) -> Packet:
 
 def records(server: Running) -> list[dict[str, Any]]:
     return [json.loads(line) for line in server.stdout.rest()]
+
+
+def test_it_has_as_many_descriptors_as_its_user_may(root: Path, here: Path) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = min(64, most)
+
+    def be_short() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+
+    with running(
+        "serve", root, *LOOPBACK, "--json", "--workers", "1", cwd=here, preexec_fn=be_short
+    ) as server:
+        server.stdout.next()
+        pid = server.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for each in (pid, *map(int, children)):
+            assert resource.prlimit(each, resource.RLIMIT_NOFILE) == (most, most)
 
 
 def test_in_a_pipe_each_line_is_there_at_once(root: Path, here: Path) -> None:

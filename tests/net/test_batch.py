@@ -33,7 +33,7 @@ def test_the_windows_of_a_run_leave_on_the_acks_that_they_wait_for(
         for block in range(acked, acked + 13)
     ]
     assert [decode(ack) for ack in run.acks] == [Ack(block) for block in wire[:12:2]]
-    left = list(run.steps())
+    left = run.steps
     assert [following for following, _ in left] == [*run.acks[1:], None]
     packets = [window[at : at + 12] for _, window in left for at in (0, 12)]
     blocks = [Data(wire[number + 1], bytes([number]) * 8) for number in range(12)]
@@ -43,7 +43,7 @@ def test_the_windows_of_a_run_leave_on_the_acks_that_they_wait_for(
 def test_a_run_that_the_file_does_not_fill_ends_with_its_last_full_window() -> None:
     run = Run(512, 4, 8)
     run.ready(100, 3, 0)
-    assert len(run.acks) == len(list(run.steps())) == 3
+    assert len(run.acks) == len(run.steps) == 3
 
 
 def test_what_transfers_have_ready_beforehand_is_bounded_and_given_back() -> None:

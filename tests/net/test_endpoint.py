@@ -14,8 +14,10 @@ from tests.wirepeer import PATIENCE
 from tftp.events import Address
 from tftp.net import kernel
 from tftp.net.endpoint import (
+    Emit,
     Endpoint,
     Outbox,
+    PairedEndpoint,
     SharedEndpoint,
     Workspace,
     open_first_free,
@@ -55,6 +57,92 @@ def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 def wait_for(sock: socket.socket | Endpoint) -> None:
     readable, _, _ = select.select([sock], [], [], PATIENCE)
     assert readable
+
+
+# -- a port for one peer --------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
+def paired(request: pytest.FixtureRequest) -> Iterator[tuple[PairedEndpoint, socket.socket]]:
+    """An endpoint of two sockets, and its peer's."""
+    family: int = request.param
+    loopback = LOOPBACK if family == socket.AF_INET else ("::1", 0)
+    with socket.socket(family, socket.SOCK_DGRAM) as peer:
+        peer.bind(loopback)
+        peer.settimeout(PATIENCE)
+        side = open_port(family, loopback)
+        sock = kernel.pair(side, peer.getsockname())
+        assert sock is not None
+        made = PairedEndpoint(sock, side, peer.getsockname())
+        yield made, peer
+        made.close()
+
+
+def test_the_peer_is_heard_by_one_socket_and_everybody_else_by_the_other(
+    paired: tuple[PairedEndpoint, socket.socket],
+) -> None:
+    endpoint, peer = paired
+    buffer = memoryview(bytearray(100))
+    with socket.socket(peer.family, socket.SOCK_DGRAM) as stranger:
+        stranger.bind((peer.getsockname()[0], 0))
+        stranger.settimeout(PATIENCE)
+        stranger.sendto(b"stranger", endpoint.address)
+        peer.sendto(b"peer", endpoint.address)
+        wait_for(endpoint)
+        received = endpoint.receive(buffer)
+        assert received is not None
+        assert (bytes(received[0]), received[1:]) == (b"peer", (4, peer.getsockname()))
+        assert endpoint.receive(buffer) is None
+        assert endpoint.side is not None
+        wait_for(endpoint.side)
+        beside = endpoint.receive_beside(buffer)
+        assert beside is not None
+        assert (bytes(beside[0]), beside[1]) == (b"stranger", stranger.getsockname())
+        assert endpoint.receive_beside(buffer) is None
+        # Both are answered from the port that they know.
+        endpoint.send(b"for the peer", peer.getsockname())
+        endpoint.send(b"for the stranger", stranger.getsockname())
+        assert peer.recvfrom(99) == (b"for the peer", endpoint.address)
+        assert stranger.recvfrom(99) == (b"for the stranger", endpoint.address)
+
+
+def test_nobody_else_shares_the_port_of_a_pair(
+    paired: tuple[PairedEndpoint, socket.socket],
+) -> None:
+    endpoint, peer = paired
+    with socket.socket(peer.family, socket.SOCK_DGRAM) as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with pytest.raises(OSError, match="in use"):
+            thief.bind(endpoint.address)
+
+
+def test_windows_leave_a_pair_cut_by_the_kernel_or_one_by_one(
+    paired: tuple[PairedEndpoint, socket.socket], either_way: str
+) -> None:
+    given, peer = paired
+    assert given.side is not None
+    endpoint = PairedEndpoint(given.socket, given.side, peer.getsockname())
+    octets = os.urandom(2 * 516 + 9)
+    expected = [octets[:516], octets[516:1032], octets[1032:]]
+    for _ in range(2):  # The second time the socket knows the size.
+        emit, to = endpoint.route(peer.getsockname(), 516, 3)
+        assert emit(octets, to) in (3, len(octets))
+        assert [peer.recv(999) for _ in expected] == expected
+    endpoint.send(b"alone", peer.getsockname())
+    assert peer.recv(999) == b"alone"
+    assert endpoint.cut_no_more() == (either_way == "segments")
+    emit, to = endpoint.route(peer.getsockname(), 516, 3)
+    assert emit(octets, to) == 3
+    assert [peer.recv(999) for _ in expected] == expected
+
+
+def test_a_port_that_can_not_be_paired_stays_as_it_is() -> None:
+    side = open_port(socket.AF_INET, LOOPBACK)
+    before = descriptors()
+    assert kernel.pair(side, ("192.0.2.1", 0)) is None, "there is no port 0 to send to"
+    assert descriptors() == before
+    assert not side.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+    side.close()
 
 
 # -- the workspace --------------------------------------------------------------------------------
@@ -363,6 +451,14 @@ class Owner:
         self.told.append(error)
 
 
+def laid(
+    endpoint: Endpoint, far: socket.socket, datagrams: bytes, size: int = 0, count: int = 1
+) -> tuple[Emit, bytes, object]:
+    """What an outbox is given, but for the owner."""
+    emit, to = endpoint.route(far.getsockname(), size, count)
+    return emit, datagrams, to
+
+
 @pytest.fixture
 def outbox() -> Outbox:
     box = Outbox()
@@ -374,7 +470,8 @@ def test_what_waits_in_an_outbox_leaves_in_order_when_it_is_uncorked(
     outbox: Outbox, endpoint: Endpoint, far: socket.socket
 ) -> None:
     for datagrams, size in ((b"a", 1), (b"bbccd", 2), (b"e", 9)):
-        outbox.put(endpoint, datagrams, size, far.getsockname(), Owner())
+        count = -(-len(datagrams) // size)
+        outbox.put(*laid(endpoint, far, datagrams, size, count), Owner())
     assert not select.select([far], [], [], 0)[0]
     assert outbox.uncork() == []
     assert not outbox.corked
@@ -387,7 +484,7 @@ def test_an_outbox_holds_back_so_many_and_no_more(
     outbox: Outbox, endpoint: Endpoint, far: socket.socket
 ) -> None:
     for _ in range(100):
-        outbox.put(endpoint, b"", 1, far.getsockname(), Owner())
+        outbox.put(*laid(endpoint, far, b""), Owner())
     far.setblocking(False)
     for _ in range(96):
         far.recv(9)
@@ -399,8 +496,8 @@ def test_one_that_can_not_be_sent_does_not_stop_the_others_and_its_owner_is_told
     outbox: Outbox, endpoint: Endpoint, far: socket.socket
 ) -> None:
     owner, other = Owner(), Owner()
-    outbox.put(endpoint, bytes(70_000), 70_000, far.getsockname(), owner)
-    outbox.put(endpoint, b"last", 4, far.getsockname(), other)
+    outbox.put(*laid(endpoint, far, bytes(70_000)), owner)
+    outbox.put(*laid(endpoint, far, b"last"), other)
     assert outbox.uncork() == [owner]
     assert [error.errno for error in owner.told] == [errno.EMSGSIZE]
     assert other.told == []

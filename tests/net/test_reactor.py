@@ -132,6 +132,53 @@ def test_a_handler_is_told_what_there_is_to_receive(
     assert handler.calls == ["readable"]
 
 
+def test_a_second_descriptor_of_a_handler_is_read_by_itself_and_goes_with_it(
+    reactor: Reactor, pair: tuple[Recorder, socket.socket], dropped: list[Handler]
+) -> None:
+    handler, far = pair
+    beside, strange = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    came: list[bytes] = []
+    with beside, strange:
+        reactor.add(handler, (beside.fileno(), lambda now: came.append(beside.recv(99))))
+        strange.send(b"beside")
+        turns(reactor, lambda: bool(came))
+        assert handler.calls == []
+        far.send(b"front")
+        turns(reactor, lambda: bool(handler.came))
+        assert (came, handler.came) == ([b"beside"], [b"front"])
+        handler.finished = True
+        reactor.settle(handler)
+        assert dropped == [handler]
+        strange.send(b"too late")
+        reactor.call(lambda: None)
+        reactor.turn()
+        assert came == [b"beside"]
+
+
+def test_a_handler_that_says_that_nothing_has_changed_is_not_looked_at(
+    reactor: Reactor, pair: tuple[Recorder, socket.socket], dropped: list[Handler]
+) -> None:
+    handler, far = pair
+
+    class Steady(Recorder):
+        answer = True
+
+        def readable(self, now: float) -> bool:  # type: ignore[override]
+            super().readable(now)
+            return self.answer
+
+    steady = Steady(handler.sock)
+    reactor.add(steady)
+    steady.finished = True
+    far.send(b"first")
+    turns(reactor, lambda: len(steady.came) == 1)
+    assert dropped == []
+    steady.answer = False
+    far.send(b"second")
+    turns(reactor, lambda: len(steady.came) == 2)
+    assert dropped == [steady]
+
+
 def test_a_handler_that_has_finished_is_dropped_and_closed(
     reactor: Reactor, dropped: list[Handler], pair: tuple[Recorder, socket.socket]
 ) -> None:
@@ -550,5 +597,14 @@ def test_a_handler_that_can_not_be_watched_is_not_taken_in(tmp_path: Path) -> No
 
         with pytest.raises(PermissionError):
             reactor.add(OnFile())
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with near, far:
+            handler = Recorder(near)
+            with pytest.raises(PermissionError):
+                reactor.add(handler, (file.fileno(), fault))
+            far.send(b"nobody takes it")
+            reactor.call(lambda: None)
+            reactor.turn()
+            assert handler.calls == []
     assert len(reactor) == 0
     reactor.close()

@@ -88,8 +88,9 @@ def test_clients_are_dealt_out_among_the_workers(supervise: Supervise) -> None:
 
 def open_udp_ports(pid: int) -> int:
     lines = Path("/proc/net/udp").read_text().splitlines()[1:]
-    inodes = {f"socket:[{line.split()[9]}]" for line in lines}
-    return sum(str(link.readlink()) in inodes for link in Path(f"/proc/{pid}/fd").iterdir())
+    ports = {f"socket:[{line.split()[9]}]": line.split()[1] for line in lines}
+    mine = {ports.get(str(link.readlink())) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    return len(mine - {None})
 
 
 def test_a_refusal_is_told_too(supervise: Supervise, witness: Witness) -> None:

@@ -4,6 +4,7 @@ This module turns options into a server's configuration, and signals into its en
 and how, is decided below it; what is said about it stands in `journal` and `banner`.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -420,6 +421,7 @@ def command(**given: Any) -> int:
     if options.monitor is not None:
         channel = channel_of(board, server, options.monitor, token)
     gc.set_threshold(_GARBAGE)
+    _raise_descriptor_limit()
     # Signals first: whoever sees the server listen may stop it.
     with SignalPipe() as signals:
         try:
@@ -487,6 +489,21 @@ def _page(options: ServeOptions, token: str | None) -> "PageBeside | None":
     from tftp.cli.dashboard import PageBeside
 
     return PageBeside(options.dashboard, token)
+
+
+def _raise_descriptor_limit() -> None:
+    """Have as many descriptors as this user may: shells give 1024, and a transfer has two or three.
+
+    Processes that are started from here on have as many.
+    """
+    try:
+        import resource
+    except ImportError:
+        return  # Not a Unix.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # What the system gives without a limit, it does not take as one everywhere (macOS).
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _refuse_contradictions(options: ServeOptions) -> None:

@@ -6,7 +6,7 @@ file read and number each part of it once. Nothing here reads a file, or sends.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable
 from struct import Struct
 
 from tftp.blocks import octets_on_wire, on_wire
@@ -61,9 +61,10 @@ class Run(Batch):
 
     Attributes:
         acks: the ACK on which each window leaves.
+        steps: each window, behind the ACK that the next one waits for; None at the end.
     """
 
-    __slots__ = ("_windows", "_windowsize", "acks", "key", "users")
+    __slots__ = ("_windows", "_windowsize", "acks", "key", "steps", "users")
 
     def __init__(self, blksize: int, windowsize: int, windows: int) -> None:
         super().__init__(blksize, windows * windowsize)
@@ -72,6 +73,7 @@ class Run(Batch):
         self._windows = [self.octets[start : start + step] for start in starts]
         self._windowsize = windowsize
         self.acks: list[bytes] = []
+        self.steps: list[tuple[bytes | None, memoryview]] = []
         self.key: Hashable = None  # what the shelf knows it by, if others may take it
         self.users = 1
 
@@ -81,10 +83,8 @@ class Run(Batch):
         self.number(acked + 1, windows * windowsize, rollover)
         blocks = range(acked, acked + windows * windowsize, windowsize)
         self.acks = [HEADER.pack(_ACK, on_wire(block, rollover)) for block in blocks]
-
-    def steps(self) -> Iterator[tuple[bytes | None, memoryview]]:
-        """Each window, with the ACK that the next one waits for; None at the end."""
-        return zip([*self.acks[1:], None], self._windows, strict=False)
+        # Those who share it share these, too: what a thousand clients need is found in the cache.
+        self.steps = list(zip([*self.acks[1:], None], self._windows, strict=False))
 
 
 class Shelf:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 __all__ = [
     "MOST_AT_ONCE",
     "Aside",
+    "Emit",
     "Endpoint",
+    "PairedEndpoint",
     "SharedEndpoint",
     "Workspace",
     "open_first_free",
@@ -41,8 +44,10 @@ _IN_A_ROW = 32
 _LAYOUTS = 8
 
 
-#: Sends one datagram.
-Emit = Callable[[bytes | memoryview, Address], object]
+#: Sends one datagram, or several of one size, and returns how many, or how many octets. The second
+#: argument is where to; a socket that has one peer wants flags there, of which there are none.
+Emit = Callable[[bytes | memoryview, Any], int]
+_NO_FLAGS = 0
 
 
 class Postman(Protocol):
@@ -66,15 +71,13 @@ class Outbox:
 
     def __init__(self) -> None:
         self.corked = False
-        self._waiting: list[tuple[Endpoint, bytes, int, Address, Postman]] = []
+        self._waiting: list[tuple[Emit, bytes | memoryview, Any, Postman]] = []
         self._failed: list[Postman] = []
 
-    def put(
-        self, endpoint: "Endpoint", datagrams: bytes, size: int, peer: Address, owner: Postman
-    ) -> None:
-        """Have datagrams of `size` octets sent soon, or one of up to so many."""
+    def put(self, emit: Emit, datagrams: bytes | memoryview, to: Any, owner: Postman) -> None:
+        """Have `emit(datagrams, to)` called soon (see `Endpoint.route`); they do not change."""
         waiting = self._waiting
-        waiting.append((endpoint, datagrams, size, peer, owner))
+        waiting.append((emit, datagrams, to, owner))
         if len(waiting) >= _IN_A_ROW:
             self._send()
 
@@ -90,12 +93,9 @@ class Outbox:
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for endpoint, datagrams, size, peer, owner in waiting:
+        for emit, datagrams, to, owner in waiting:
             try:
-                if len(datagrams) <= size:
-                    endpoint.emit(datagrams, peer)
-                else:
-                    endpoint.send_blocks(datagrams, size, peer)
+                emit(datagrams, to)
             except BlockingIOError:
                 pass  # A full queue loses it, as the network may.
             except OSError as error:
@@ -146,9 +146,19 @@ class Endpoint:
 
     Attributes:
         socket: the socket; it is closed with the endpoint.
+        side: another, to which comes what others than the peer send; None where there is no such.
     """
 
-    __slots__ = ("_cut", "_joins", "_segments", "_source", "_tells_refusals", "emit", "socket")
+    __slots__ = (
+        "_cut",
+        "_joins",
+        "_segments",
+        "_source",
+        "_tells_refusals",
+        "emit",
+        "side",
+        "socket",
+    )
 
     def __init__(
         self, sock: socket.socket, *, joins: bool = False, tells_refusals: bool = False
@@ -162,6 +172,7 @@ class Endpoint:
                 nobody listens there.
         """
         self.socket = sock
+        self.side: socket.socket | None = None
         self._joins = joins and kernel.join_segments(sock)
         self._segments = kernel.can_segment()
         # For the size of datagrams that was sent last: how many octets to a call, and what tells
@@ -200,6 +211,26 @@ class Endpoint:
             return None
         return buffer[:count], kernel.joined_size(controls) or count, sender
 
+    def receive_beside(self, buffer: memoryview) -> tuple[memoryview, Address] | None:
+        """A datagram from the `side`, and who sent it; None when there is nothing."""
+        if self.side is None:
+            return None
+        try:
+            count, sender = self.side.recvfrom_into(buffer)
+        except BlockingIOError:
+            return None
+        return buffer[:count], sender
+
+    def route(self, peer: Address, size: int = 0, count: int = 1) -> tuple[Emit, Any]:
+        """How one datagram, or `count` of `size` octets, leave for `peer` in one call.
+
+        Returns what to call, and its second argument; it raises what `send` does, and
+        `BlockingIOError`.
+        """
+        if count == 1:
+            return self.emit, peer
+        return partial(self._send_run, size), peer
+
     def send(self, datagram: bytes, peer: Address) -> None:
         """Send one datagram. A full queue loses it, as the network may; other faults raise."""
         with contextlib.suppress(BlockingIOError):
@@ -220,6 +251,14 @@ class Endpoint:
             return 0
         return 1
 
+    def cut_no_more(self) -> bool:
+        """Send one at a time from now on. False where that was so before."""
+        had, self._segments = self._segments, False
+        return had
+
+    def _send_run(self, size: int, octets: bytes | memoryview, peer: Address) -> int:
+        return self.send_blocks(octets, size, peer)
+
     def _send_segments(self, octets: bytes | memoryview, size: int, peer: Address) -> int:
         """As many in each call as the kernel cuts apart (GSO)."""
         if size != self._cut[0]:
@@ -230,16 +269,21 @@ class Endpoint:
         for start in range(0, len(octets), at_once):
             part = octets[start : start + at_once]
             try:
-                self.socket.sendmsg([part], controls if len(part) > size else self._source, 0, peer)
+                self._send_part(part, controls if len(part) > size else self._source, peer)
             except BlockingIOError:
                 break
             except OSError:
                 # Larger than the device takes in one piece, or a device that can not cut: from now
                 # on one at a time, which raises again if that was not the reason.
-                self._segments = False
+                self.cut_no_more()
                 return count + self._send_one_by_one(octets[start:], size, peer)
             count += -(-len(part) // size)
         return count
+
+    def _send_part(
+        self, part: bytes | memoryview, controls: list[kernel.Control], peer: Address
+    ) -> None:
+        self.socket.sendmsg([part], controls, 0, peer)
 
     def _send_one_by_one(self, octets: bytes | memoryview, size: int, peer: Address) -> int:
         count = 0
@@ -252,8 +296,66 @@ class Endpoint:
         return count
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket, or both."""
         self.socket.close()
+        if self.side is not None:
+            self.side.close()
+
+
+class PairedEndpoint(Endpoint):
+    """A port with two sockets: one for a peer, which the kernel looks up once and not for every
+    datagram, and the `side` for everybody else.
+    """
+
+    __slots__ = ("_peer", "_set", "_sideways")
+
+    def __init__(
+        self, sock: socket.socket, side: socket.socket, peer: Address, *, joins: bool = False
+    ) -> None:
+        """Wrap what `kernel.pair` has made."""
+        super().__init__(sock, joins=joins)
+        self.side = side
+        self._sideways = side.sendto
+        self._peer = peer
+        self._set = 0  # what the kernel cuts all that is sent into
+        self.emit = self._send_either
+
+    def receive(self, buffer: memoryview) -> tuple[memoryview, int, Address] | None:
+        """As of any endpoint; it is always the peer who has sent it."""
+        if self._joins:
+            return super().receive(buffer)
+        try:
+            count = self.socket.recv_into(buffer)
+        except BlockingIOError:
+            return None
+        return buffer[:count], count, self._peer
+
+    def route(self, peer: Address, size: int = 0, count: int = 1) -> tuple[Emit, Any]:
+        """As of any endpoint. The kernel has to have cut datagrams of this size before."""
+        if count == 1 or (self._segments and size == self._set and count * size <= self._cut[1]):
+            return self.socket.send, _NO_FLAGS
+        return super().route(peer, size, count)
+
+    def cut_no_more(self) -> bool:
+        """As of any endpoint. Else the kernel would refuse a single large datagram, too."""
+        if self._set:
+            kernel.cut_always(self.socket, 0)
+            self._set = 0
+        return super().cut_no_more()
+
+    def _send_either(self, datagram: bytes | memoryview, peer: Address) -> int:
+        if peer == self._peer:
+            return self.socket.send(datagram)
+        return self._sideways(datagram, peer)
+
+    def _send_part(
+        self, part: bytes | memoryview, controls: list[kernel.Control], peer: Address
+    ) -> None:
+        size = self._cut[0]
+        if size != self._set:
+            self._set = size
+            kernel.cut_always(self.socket, size)
+        self.socket.send(part)
 
 
 class SharedEndpoint(Endpoint):
@@ -268,8 +370,8 @@ class SharedEndpoint(Endpoint):
         if self._source:
             self.emit = self._send_from
 
-    def _send_from(self, datagram: bytes | memoryview, peer: Address) -> None:
-        self.socket.sendmsg([datagram], self._source, 0, peer)
+    def _send_from(self, datagram: bytes | memoryview, peer: Address) -> int:
+        return self.socket.sendmsg([datagram], self._source, 0, peer)
 
     def fileno(self) -> int:
         """No descriptor to wait on."""

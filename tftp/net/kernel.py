@@ -27,11 +27,13 @@ __all__ = [
     "ask_for_refusals",
     "bind_anyway",
     "can_segment",
+    "cut_always",
     "destination",
     "enlarge_buffers",
     "forget_refusals",
     "join_segments",
     "joined_size",
+    "pair",
     "path_mtu",
     "receive_budget",
     "segment_size",
@@ -214,6 +216,15 @@ def segment_size(size: int) -> Control:
     return (_SOL_UDP, _UDP_SEGMENT, _SEGMENT_SIZE.pack(size))
 
 
+def cut_always(sock: socket.socket, size: int) -> None:
+    """Have the kernel cut whatever is longer into datagrams of `size`; 0: nothing any more.
+
+    Raises:
+        OSError: it can not.
+    """
+    sock.setsockopt(_SOL_UDP, _UDP_SEGMENT, size)
+
+
 def join_segments(sock: socket.socket) -> bool:
     """Have the kernel hand over datagrams of one size together (GRO); False where it can not."""
     if not _LINUX:
@@ -233,6 +244,52 @@ def joined_size(controls: list[Control]) -> int:
         if level == _SOL_UDP and kind == _UDP_GRO:
             return int(_JOINED_SIZE.unpack_from(value)[0])
     return 0
+
+
+# -- one peer -------------------------------------------------------------------------------------
+
+
+def pair(sock: socket.socket, peer: Address) -> socket.socket | None:
+    """A second socket on the port of `sock`, to and from `peer` alone; `sock` has the others.
+
+    The kernel looks up a route, and a datagram's socket, with less ado. `sock` is bound, and nobody
+    knows its port yet. None where there can be no such socket: all goes on without.
+    """
+    if not _LINUX or _are_scarce(sock.fileno()):
+        return None
+    try:
+        paired = socket.socket(sock.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        paired.setblocking(False)
+        allow_fragments(paired)
+        if sock.family == socket.AF_INET6:
+            paired.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Both must agree to share the port, and only until they do.
+        for end in (sock, paired):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        paired.bind(sock.getsockname())
+        paired.connect(peer)
+        for end in (sock, paired):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        # Between the last two calls it may have come from anybody.
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                paired.recv(1)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        paired.close()
+        return None
+    return paired
+
+
+def _are_scarce(newest: int) -> bool:
+    """Whether so many descriptors are open that the others are needed for something better."""
+    import resource  # Linux has it.
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit != resource.RLIM_INFINITY and newest >= limit // 2
 
 
 # -- the path -------------------------------------------------------------------------------------

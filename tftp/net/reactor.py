@@ -57,8 +57,11 @@ class Handler(Protocol):
     def fileno(self) -> int:
         """Its descriptor; -1 for a handler that has only deadlines."""
 
-    def readable(self, now: float) -> None:
-        """There is something to receive."""
+    def readable(self, now: float) -> bool | None:
+        """There is something to receive.
+
+        True says that nothing has changed of what the attributes tell, and spares a look at them.
+        """
 
     def writable(self, now: float) -> None:
         """There is room to send."""
@@ -71,6 +74,10 @@ class Handler(Protocol):
 
     def close(self) -> None:
         """It has been dropped."""
+
+
+#: What `Handler.readable` is.
+Readable = Callable[[float], object]
 
 
 class Corked(Protocol):
@@ -106,7 +113,8 @@ class Reactor:
         self._poll = _Poll()
         self._waiting = waiting(self._poll.wait)
         self._handlers: set[Handler] = set()
-        self._by_descriptor: dict[int, Handler] = {}
+        self._inlets: dict[int, tuple[Handler, Readable]] = {}
+        self._beside: dict[Handler, int] = {}
         self._heap: list[tuple[float, int, Handler]] = []
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
@@ -139,15 +147,32 @@ class Reactor:
                 self._waking = True
                 os.write(self._wake_sender, _WAKE)
 
-    def add(self, handler: Handler) -> None:
-        """Take a handler in."""
+    def add(self, handler: Handler, beside: tuple[int, Readable] | None = None) -> None:
+        """Take a handler in.
+
+        Args:
+            handler: it.
+            beside: a second descriptor of its, only to be read, and what is to be called then.
+        """
         descriptor = handler.fileno()
         if descriptor >= 0:
             self._poll.register(descriptor, _READ)
-            self._by_descriptor[descriptor] = handler
+            self._inlets[descriptor] = (handler, handler.readable)
+        if beside is not None:
+            self._add_beside(handler, *beside)
         self._handlers.add(handler)
         handler.armed = _NEVER
         self.settle(handler)
+
+    def _add_beside(self, handler: Handler, descriptor: int, readable: Readable) -> None:
+        try:
+            self._poll.register(descriptor, _READ)
+        except BaseException:
+            self._poll.unregister(handler.fileno())
+            del self._inlets[handler.fileno()]
+            raise
+        self._inlets[descriptor] = (handler, readable)
+        self._beside[handler] = descriptor
 
     def drive(
         self,
@@ -190,10 +215,10 @@ class Reactor:
         """Give a handler back, open, if it is still here."""
         if handler in self._handlers:
             self._handlers.remove(handler)
-            descriptor = handler.fileno()
-            if descriptor >= 0:
-                self._poll.unregister(descriptor)
-                del self._by_descriptor[descriptor]
+            for descriptor in (handler.fileno(), self._beside.pop(handler, -1)):
+                if descriptor >= 0:
+                    self._poll.unregister(descriptor)
+                    del self._inlets[descriptor]
 
     def run(self, until: Callable[[], bool]) -> None:
         """Serve until `until()` is true; it is asked after each turn."""
@@ -206,7 +231,7 @@ class Reactor:
 
     def turn(self) -> None:
         """Wait for the next thing to happen, and do it."""
-        heap, by_descriptor = self._heap, self._by_descriptor
+        heap, inlets = self._heap, self._inlets
         if self._calls:
             wait: float | None = 0.0
         elif heap:
@@ -219,9 +244,10 @@ class Reactor:
             outbox.corked = True
         for descriptor, mask in ready:
             # One that an earlier handler of this turn has dropped is not there any more.
-            handler = by_descriptor.get(descriptor)
-            if handler is not None:
-                self._serve(handler, mask, now)
+            inlet = inlets.get(descriptor)
+            if inlet is not None:
+                handler, readable = inlet
+                self._serve(handler, readable, mask, now)
             elif descriptor == self._wake_receiver:
                 self._woken()
         if self._calls:
@@ -245,10 +271,11 @@ class Reactor:
             for descriptor in {self._wake_receiver, self._wake_sender}:
                 os.close(descriptor)
 
-    def _serve(self, handler: Handler, mask: int, now: float) -> None:
+    def _serve(self, handler: Handler, readable: Readable, mask: int, now: float) -> None:
         try:
-            if mask & ~_WRITE:  # An error, too, is found out by reading.
-                handler.readable(now)
+            # An error, too, is found out by reading.
+            if mask & ~_WRITE and readable(now) and not mask & _WRITE:
+                return
             if mask & _WRITE:
                 self._poll.modify(handler.fileno(), _READ)
                 handler.writable(now)
@@ -259,10 +286,18 @@ class Reactor:
             self.settle(handler)
 
     def _expire(self, now: float) -> None:
-        while self._heap and self._heap[0][0] <= now:
-            armed, _, handler = heapq.heappop(self._heap)
-            if armed != handler.armed or handler not in self._handlers:
+        heap, handlers = self._heap, self._handlers
+        while heap and heap[0][0] <= now:
+            armed, order, handler = heap[0]
+            if armed != handler.armed or handler not in handlers:
+                heapq.heappop(heap)
                 continue
+            deadline = handler.deadline
+            if deadline is not None and deadline > now and not handler.blocked:
+                handler.armed = deadline
+                heapq.heapreplace(heap, (deadline, order, handler))
+                continue
+            heapq.heappop(heap)
             handler.armed = _NEVER
             try:
                 if handler.blocked and handler.fileno() < 0:

@@ -184,7 +184,7 @@ class Child:
         self._session = session
         self._streams_from = 0.0
         self.deadline = now + _HEARTBEAT
-        self._reactor.add(session)
+        self._reactor.add(session, session.beside)
         self._reactor.drive(session, session.start, time.monotonic())
 
     def _leave(self) -> None:

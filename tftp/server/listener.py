@@ -90,7 +90,8 @@ class Arrival:
         """
         datagram = Error.of(error).encode()
         if outbox is not None and outbox.corked:
-            outbox.put(self.door(), datagram, len(datagram), self.request.peer, self)
+            emit, to = self.door().route(self.request.peer)
+            outbox.put(emit, datagram, to, self)
             return
         with contextlib.suppress(OSError):
             self.door().send(datagram, self.request.peer)

@@ -23,7 +23,14 @@ from tftp.events import (
     RequestRefused,
 )
 from tftp.net import kernel
-from tftp.net.endpoint import Endpoint, Outbox, Workspace, open_first_free, open_port
+from tftp.net.endpoint import (
+    Endpoint,
+    Outbox,
+    PairedEndpoint,
+    Workspace,
+    open_first_free,
+    open_port,
+)
 from tftp.options import DEFAULT_BLKSIZE, Limits, Terms, answer
 from tftp.receiving import ReceivingSession
 from tftp.sending import SendingSession
@@ -43,6 +50,8 @@ logger = logging.getLogger("tftp")
 _HEADERS = {socket.AF_INET: 20 + 8 + 4, socket.AF_INET6: 40 + 8 + 4}
 # Every path takes a block of this size whole (IPv6: 1280 octets; nobody runs IPv4 with less today).
 _SAFE_BLKSIZE = 1280 - 52
+# A transfer of so many windows is worth a second socket.
+_LONG = 32
 # The route to a client is looked up anew after so many seconds, and so many are remembered.
 _ROUTE_AGE, _ROUTES = 30.0, 1024
 
@@ -130,7 +139,8 @@ class Opening:
             if request.mode == "netascii":
                 source = NetasciiSource(source, keep=terms.windowsize * terms.blksize)
             machine = Sender.answer(terms, granted, time.monotonic(), self._config.patience)
-            link = Link(self._endpoint(arrival, terms), request.peer, workspace)
+            lasts = (size or 0) >= _LONG * terms.windowsize * terms.blksize
+            link = Link(self._endpoint(arrival, terms, lasts=lasts), request.peer, workspace)
         except BaseException:
             source.close()
             raise
@@ -158,7 +168,7 @@ class Opening:
             if request.mode == "netascii":
                 sink = NetasciiSink(sink)
             machine = Receiver.answer(terms, granted, time.monotonic(), self._config.patience)
-            link = Link(self._endpoint(arrival, terms), request.peer, workspace)
+            link = Link(self._endpoint(arrival, terms, lasts=True), request.peer, workspace)
         except BaseException:
             sink.discard()
             raise
@@ -172,17 +182,21 @@ class Opening:
             now=now,
         )
 
-    def _endpoint(self, arrival: Arrival, terms: Terms) -> Endpoint:
+    def _endpoint(self, arrival: Arrival, terms: Terms, *, lasts: bool) -> Endpoint:
         """The port to answer from: a new one (RFC 1350, section 4), unless configured otherwise."""
         if self._config.single_port:
             return arrival.door()
-        local = arrival.request.local
+        local, peer = arrival.request.local, arrival.request.peer
         family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
         sock = self._open_port(family, (local[0], 0, *local[2:]))
+        paired = kernel.pair(sock, peer) if lasts else None
         receives = arrival.request.operation is Operation.WRITE and terms.windowsize > 1
         if receives:
-            kernel.enlarge_buffers(sock, min(kernel.WANTED_BUFFER, _window_octets(terms)))
-        return Endpoint(sock, joins=receives)
+            room = min(kernel.WANTED_BUFFER, _window_octets(terms))
+            kernel.enlarge_buffers(paired or sock, room)
+        if paired is None:
+            return Endpoint(sock, joins=receives)
+        return PairedEndpoint(paired, sock, peer, joins=receives)
 
     def _open_port(self, family: int, local: Address) -> socket.socket:
         if self._config.port_range is None:

@@ -240,7 +240,7 @@ class _Worker:
             session = self._opening.open(arrival, self._workspace, now)
             if session is None:
                 return
-            self._reactor.add(session)
+            self._reactor.add(session, session.beside)
             self._sessions[peer] = session
         finally:
             self._admitting = 0
