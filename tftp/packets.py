@@ -8,6 +8,7 @@ meaning: whether a value makes sense is for `options` and `transfer` to say.
 
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import lru_cache
 from struct import Struct
 from typing import Any, ClassVar, NoReturn
 
@@ -193,8 +194,7 @@ class Error(_Value):
     @classmethod
     def of(cls, error: TFTPError) -> "Error":
         """The packet that tells a peer of `error`; it can be encoded, whatever the error says."""
-        text = error.message[:_MAX_ERROR_TEXT].replace("\0", "?")
-        return cls(error.code, text.encode("utf-8", "replace").decode("utf-8"))
+        return _telling(error.code, error.message[:_MAX_ERROR_TEXT])
 
     @property
     def text(self) -> str:
@@ -203,7 +203,7 @@ class Error(_Value):
 
     def encode(self) -> bytes:
         """The bytes of this packet. Raises `ValueError` for a NUL inside the message."""
-        return HEADER.pack(Opcode.ERROR, self.code) + _terminated([self.message.encode(*_TEXT)])
+        return _encoded_error(self.code, self.message)
 
 
 class OptionAck(_Value):
@@ -218,7 +218,7 @@ class OptionAck(_Value):
 
     def encode(self) -> bytes:
         """The bytes of this packet. Raises `ValueError` as a request does, but for its length."""
-        return _OPCODE.pack(Opcode.OACK) + _terminated(_option_words(self.options))
+        return _encoded_options(tuple(self.options.items()))
 
 
 Packet = ReadRequest | WriteRequest | Data | Ack | Error | OptionAck
@@ -265,6 +265,12 @@ def decode(datagram: bytes | bytearray | memoryview) -> Packet:
 
 
 def _request_fields(body: bytes) -> tuple[bytes, str, dict[str, str]]:
+    filename, mode, options = _known_fields(body)
+    return filename, mode, dict(options)
+
+
+@lru_cache(maxsize=128)  # Of a thousand machines that boot all ask the same.
+def _known_fields(body: bytes) -> tuple[bytes, str, dict[str, str]]:
     if len(body) > MAX_REQUEST:
         raise DecodeError(f"a request of {len(body)} octets, where {MAX_REQUEST} is the most")
     *words, _unterminated = body[_OPCODE.size :].split(b"\0")
@@ -272,6 +278,17 @@ def _request_fields(body: bytes) -> tuple[bytes, str, dict[str, str]]:
         raise DecodeError("a request holds a file name and a mode, each ended by a NUL")
     filename, mode, *options = words
     return filename, mode.decode(*_WORDS), _option_pairs(options)
+
+
+@lru_cache(maxsize=32)  # Most of those who are refused are refused for the same reason.
+def _telling(code: int, message: str) -> Error:
+    text = message.replace("\0", "?")
+    return Error(code, text.encode("utf-8", "replace").decode("utf-8"))
+
+
+@lru_cache(maxsize=32)
+def _encoded_error(code: int, message: str) -> bytes:
+    return HEADER.pack(Opcode.ERROR, code) + _terminated([message.encode(*_TEXT)])
 
 
 def _option_pairs(words: list[bytes]) -> dict[str, str]:
@@ -296,6 +313,11 @@ def _option_words(options: Mapping[str, str]) -> list[bytes]:
     if "" in options:
         raise ValueError("an option needs a name")
     return [word.encode(*_WORDS) for pair in options.items() for word in pair]
+
+
+@lru_cache(maxsize=128)  # And all are granted the same.
+def _encoded_options(options: tuple[tuple[str, str], ...]) -> bytes:
+    return _OPCODE.pack(Opcode.OACK) + _terminated(_option_words(dict(options)))
 
 
 def _terminated(words: list[bytes]) -> bytes:

@@ -366,7 +366,8 @@ class SharedEndpoint(Endpoint):
     def __init__(self, sock: socket.socket, local: Address) -> None:
         """`local` is the address to send from: the one that the client asked."""
         super().__init__(sock)
-        self._source = kernel.sent_from(local)
+        # Where it is bound to that very address nothing needs to be said.
+        self._source = [] if sock.getsockname()[0] == local[0] else kernel.sent_from(local)
         if self._source:
             self.emit = self._send_from
 
@@ -384,15 +385,21 @@ class SharedEndpoint(Endpoint):
         """The port is not this transfer's to close."""
 
 
+# Linux takes these with the kind of a socket, which saves a call each.
+_NONBLOCK = getattr(socket, "SOCK_NONBLOCK", 0)
+_DATAGRAMS = socket.SOCK_DGRAM | _NONBLOCK | getattr(socket, "SOCK_CLOEXEC", 0)
+
+
 def open_port(family: int, local: Address | None = None) -> socket.socket:
     """A non-blocking UDP socket as TFTP wants it, bound to `local` if given.
 
     Raises:
         OSError: the address can not be bound.
     """
-    sock = socket.socket(family, socket.SOCK_DGRAM | getattr(socket, "SOCK_CLOEXEC", 0))
+    sock = socket.socket(family, _DATAGRAMS)
     try:
-        sock.setblocking(False)
+        if not _NONBLOCK:
+            sock.setblocking(False)
         kernel.allow_fragments(sock)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

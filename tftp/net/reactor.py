@@ -113,8 +113,9 @@ class Reactor:
         self._poll = _Poll()
         self._waiting = waiting(self._poll.wait)
         self._handlers: set[Handler] = set()
-        self._inlets: dict[int, tuple[Handler, Readable]] = {}
-        self._beside: dict[Handler, int] = {}
+        self._by_descriptor: dict[int, Handler] = {}
+        self._beside: dict[int, tuple[Handler, Readable]] = {}
+        self._has_beside: dict[Handler, int] = {}
         self._heap: list[tuple[float, int, Handler]] = []
         self._order = itertools.count()
         self._calls: deque[Callable[[], None]] = deque()
@@ -157,7 +158,7 @@ class Reactor:
         descriptor = handler.fileno()
         if descriptor >= 0:
             self._poll.register(descriptor, _READ)
-            self._inlets[descriptor] = (handler, handler.readable)
+            self._by_descriptor[descriptor] = handler
         if beside is not None:
             self._add_beside(handler, *beside)
         self._handlers.add(handler)
@@ -169,10 +170,10 @@ class Reactor:
             self._poll.register(descriptor, _READ)
         except BaseException:
             self._poll.unregister(handler.fileno())
-            del self._inlets[handler.fileno()]
+            del self._by_descriptor[handler.fileno()]
             raise
-        self._inlets[descriptor] = (handler, readable)
-        self._beside[handler] = descriptor
+        self._beside[descriptor] = (handler, readable)
+        self._has_beside[handler] = descriptor
 
     def drive(
         self,
@@ -215,10 +216,14 @@ class Reactor:
         """Give a handler back, open, if it is still here."""
         if handler in self._handlers:
             self._handlers.remove(handler)
-            for descriptor in (handler.fileno(), self._beside.pop(handler, -1)):
-                if descriptor >= 0:
-                    self._poll.unregister(descriptor)
-                    del self._inlets[descriptor]
+            descriptor = handler.fileno()
+            if descriptor >= 0:
+                self._poll.unregister(descriptor)
+                del self._by_descriptor[descriptor]
+            beside = self._has_beside.pop(handler, None)
+            if beside is not None:
+                self._poll.unregister(beside)
+                del self._beside[beside]
 
     def run(self, until: Callable[[], bool]) -> None:
         """Serve until `until()` is true; it is asked after each turn."""
@@ -231,7 +236,7 @@ class Reactor:
 
     def turn(self) -> None:
         """Wait for the next thing to happen, and do it."""
-        heap, inlets = self._heap, self._inlets
+        heap, by_descriptor = self._heap, self._by_descriptor
         if self._calls:
             wait: float | None = 0.0
         elif heap:
@@ -244,12 +249,14 @@ class Reactor:
             outbox.corked = True
         for descriptor, mask in ready:
             # One that an earlier handler of this turn has dropped is not there any more.
-            inlet = inlets.get(descriptor)
-            if inlet is not None:
-                handler, readable = inlet
-                self._serve(handler, readable, mask, now)
+            handler = by_descriptor.get(descriptor)
+            if handler is not None:
+                self._serve(handler, mask, now)
             elif descriptor == self._wake_receiver:
                 self._woken()
+            elif descriptor in self._beside:
+                handler, readable = self._beside[descriptor]
+                self.drive(handler, readable, now)
         if self._calls:
             if outbox is not None:
                 outbox.corked = True
@@ -271,10 +278,10 @@ class Reactor:
             for descriptor in {self._wake_receiver, self._wake_sender}:
                 os.close(descriptor)
 
-    def _serve(self, handler: Handler, readable: Readable, mask: int, now: float) -> None:
+    def _serve(self, handler: Handler, mask: int, now: float) -> None:
         try:
             # An error, too, is found out by reading.
-            if mask & ~_WRITE and readable(now) and not mask & _WRITE:
+            if mask & ~_WRITE and handler.readable(now) and not mask & _WRITE:
                 return
             if mask & _WRITE:
                 self._poll.modify(handler.fileno(), _READ)

@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from tftp.errors import DecodeError, ErrorCode, TFTPError
@@ -89,15 +90,22 @@ class Arrival:
         It waits in `outbox` for company, if that is corked.
         """
         datagram = Error.of(error).encode()
+        door = _door(self.socket, self.request.local)
         if outbox is not None and outbox.corked:
-            emit, to = self.door().route(self.request.peer)
+            emit, to = door.route(self.request.peer)
             outbox.put(emit, datagram, to, self)
             return
         with contextlib.suppress(OSError):
-            self.door().send(datagram, self.request.peer)
+            door.send(datagram, self.request.peer)
 
     def unsent(self, error: OSError) -> None:
         """An ERROR is a courtesy, and the client's timer does the rest."""
+
+
+@lru_cache(maxsize=64)  # There are as many as addresses that clients ask.
+def _door(sock: socket.socket, local: Address) -> SharedEndpoint:
+    """What answers alone are sent from: it is no transfer's."""
+    return SharedEndpoint(sock, local)
 
 
 def places(config: ServerConfig) -> list[tuple[int, Address, bool]]:
@@ -325,7 +333,7 @@ class Listener:
 
     def _answer(self, datagram: bytes, peer: Address, local: Address) -> None:
         with contextlib.suppress(OSError):
-            SharedEndpoint(self._socket, local).send(datagram, peer)
+            _door(self._socket, local).send(datagram, peer)
 
 
 _REQUESTS = {

@@ -135,7 +135,7 @@ class Opening:
         try:
             # RFC 2349: tsize is the size as sent, which netascii changes in ways not known yet.
             size = source.size if request.mode == "octet" else None
-            terms, granted = answer(request.options, self._limits(request), size=size)
+            _, terms, granted = self._answer(request, size)
             if request.mode == "netascii":
                 source = NetasciiSource(source, keep=terms.windowsize * terms.blksize)
             machine = Sender.answer(terms, granted, time.monotonic(), self._config.patience)
@@ -159,8 +159,7 @@ class Opening:
     ) -> Session:
         sink = self._storage.open_write(request)
         try:
-            limits = self._limits(request)
-            terms, granted = answer(request.options, limits, size=_announced(request))
+            limits, terms, granted = self._answer(request, _announced(request))
             room = max(1, kernel.receive_budget() // terms.blksize)
             if terms.windowsize > room:
                 limits = replace(limits, max_windowsize=room)
@@ -216,23 +215,36 @@ class Opening:
                 "server busy: all its ports are in use, try again later", ErrorCode.UNDEFINED
             ) from error
 
-    def _limits(self, request: Request) -> Limits:
-        """The configured limits, with blksize small enough not to be fragmented on the way."""
+    def _answer(self, request: Request, size: int | None) -> tuple[Limits, Terms, dict[str, str]]:
+        """What is granted, with blksize small enough not to be fragmented on the way; and under
+        which limits.
+        """
         # In this order: what is noted by limits that are changed now goes with the old routes.
         routes = self._routes
         limits = self._config.limits
-        if not self._config.clamp_to_mtu or _asked_blksize(request) <= _SAFE_BLKSIZE:
-            return limits
-        now = time.monotonic()
-        # A link-local address means nothing without its scope.
-        host = (request.peer[0], *request.peer[3:])
-        expires, unbroken = routes.get(host, (0.0, limits))
-        if expires < now:
-            if len(routes) >= _ROUTES:
-                routes.clear()
-            unbroken = _without_fragments(limits, request.peer)
-            routes[host] = (now + _ROUTE_AGE, unbroken)
-        return unbroken
+        terms, granted = answer(request.options, limits, size=size)
+        if self._config.clamp_to_mtu and terms.blksize > _SAFE_BLKSIZE:
+            limits = _limits_on_route(routes, limits, request.peer)
+            terms, granted = answer(request.options, limits, size=size)
+        return limits, terms, granted
+
+
+def _limits_on_route(
+    routes: dict[Address, tuple[float, Limits]], limits: Limits, peer: Address
+) -> Limits:
+    """The limits with no larger blocks than packets to this client have room for; `routes` holds
+    what is known of that.
+    """
+    now = time.monotonic()
+    # A link-local address means nothing without its scope.
+    host = (peer[0], *peer[3:])
+    expires, unbroken = routes.get(host, (0.0, limits))
+    if expires < now:
+        if len(routes) >= _ROUTES:
+            routes.clear()
+        unbroken = _without_fragments(limits, peer)
+        routes[host] = (now + _ROUTE_AGE, unbroken)
+    return unbroken
 
 
 _ETHERNET = 1500
@@ -250,11 +262,6 @@ def _in_known_mode(request: Request) -> Request:
         return request
     mode = request.mode[:16]
     raise ProtocolError(f"mode {mode!r} is not served: ask for octet or netascii")
-
-
-def _asked_blksize(request: Request) -> int:
-    asked = [request.option(name) or "" for name in ("blksize", "blksize2")]
-    return max((int(text) for text in asked if text.isdecimal() and len(text) < 6), default=0)
 
 
 def _announced(request: Request) -> int | None:
