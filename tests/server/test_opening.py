@@ -135,7 +135,20 @@ def test_a_rule_that_refuses_has_its_own_word_and_code(desk: Desk, code: int) ->
     assert desk.refusal() == Error(code, "not on a Sunday")
     assert storage.calls == []
     assert desk.witness.kinds == ["RequestReceived", "RequestRefused"]
-    assert desk.witness.all(RequestRefused)[0].error.code == code
+    [refused] = desk.witness.all(RequestRefused)
+    assert refused.error.code == code
+    assert refused.error.__traceback__ is None
+
+
+def test_who_keeps_the_event_of_a_refusal_keeps_no_frames(desk: Desk) -> None:
+    storage = Scripted()
+    storage.before = {"open_read": failing(FileNotFoundError(errno.ENOENT, "No such file"))}
+    desk.rules(storage)
+    assert desk.ask() is None
+    [refused] = desk.witness.all(RequestRefused)
+    assert refused.error.__traceback__ is None
+    assert isinstance(refused.error.__cause__, FileNotFoundError)
+    assert refused.error.__cause__.__traceback__ is None
 
 
 def test_a_rule_with_a_fault_refuses_and_tells_no_details(

@@ -13,7 +13,14 @@ from tests.server.test_processes import CONTENT, own_children
 from tests.watching import Witness, eventually
 from tests.wirepeer import WirePeer
 from tftp.client import Client
-from tftp.events import Outcome, RequestRefused, TransferEnded, TransferStarted
+from tftp.errors import ErrorCode
+from tftp.events import (
+    Outcome,
+    RequestReceived,
+    RequestRefused,
+    TransferEnded,
+    TransferStarted,
+)
 from tftp.options import Terms
 from tftp.packets import Data, Error
 from tftp.server.config import ServerConfig
@@ -100,6 +107,34 @@ def test_a_refusal_is_told_too(supervise: Supervise, witness: Witness) -> None:
         assert isinstance(peer.receive(), Error)
     assert witness.wait(RequestRefused).error.code == 1
     assert eventually(lambda: supervisor.running == 0)
+
+
+def test_each_refusal_is_told_with_its_request_however_many_come_together(
+    supervise: Supervise, witness: Witness
+) -> None:
+    supervisor = supervise()
+    peers = [WirePeer(supervisor.address) for _ in range(40)]
+    for index, peer in enumerate(peers):
+        peer.rrq(f"missing-{index}")
+        peer.send(b"\0\1no end", supervisor.address)
+    for peer in peers:
+        assert isinstance(peer.receive(), Error)
+        peer.close()
+    witness.wait(RequestRefused, 80)
+    received, refused = witness.all(RequestReceived), witness.all(RequestRefused)
+    asked = {event.transfer: event for event in received}
+    assert {event.request.filename for event in received} == {
+        f"missing-{index}".encode() for index in range(40)
+    }
+    assert len({event.transfer for event in refused}) == 80
+    for event in refused:
+        if event.error.code == ErrorCode.FILE_NOT_FOUND:
+            came = asked.pop(event.transfer)
+            assert came.request == event.request
+            assert came.time <= event.time
+        else:
+            assert event.request.filename == b"no end"
+    assert asked == {}
 
 
 def test_a_worker_that_is_killed_loses_its_own_transfers_and_is_replaced(

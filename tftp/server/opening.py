@@ -100,9 +100,10 @@ class Opening:
         try:
             return self._open(arrival, workspace, now)
         except TFTPError as error:
-            self.refuse(arrival, error, workspace.outbox)
+            self.refuse(arrival, error.with_traceback(None), workspace.outbox)
         except OSError as error:
-            self.refuse(arrival, Refused.because(error), workspace.outbox)
+            # Who keeps the event would keep all frames that the traceback leads to.
+            self.refuse(arrival, Refused.because(error.with_traceback(None)), workspace.outbox)
         except Exception as error:
             # A storage or a rule is a user's program: its fault is not the end of the server.
             logger.exception("request %d failed by a fault of the program", arrival.number)

@@ -31,6 +31,10 @@ __all__ = ["pack_event", "pack_request", "unpack_event", "unpack_request"]
 
 Packed = tuple[Any, ...]
 
+# A dict is several times as quick as an enumeration that is called.
+_OPERATIONS = {operation.value: operation for operation in Operation}
+_KNOWN_ERRORS = frozenset(errors.__all__)
+
 
 def pack_request(request: Request) -> Packed:
     """A request as plain values."""
@@ -48,7 +52,7 @@ def unpack_request(packed: Packed) -> Request:
     """The request that `pack_request` packed."""
     operation, filename, mode, options, peer, local = packed
     return Request(
-        operation=Operation(operation),
+        operation=_OPERATIONS[operation],
         filename=filename,
         mode=mode,
         options=options,
@@ -86,8 +90,8 @@ def _pack_error(error: TFTPError | None) -> Packed | None:
     if error is None:
         return None
     # A subclass of somebody's own travels as the nearest class that both ends know.
-    known = next(kind for kind in type(error).__mro__ if kind.__name__ in errors.__all__)
-    return (known.__name__, error.message, int(error.code))
+    known = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _KNOWN_ERRORS)
+    return (known, error.message, int(error.code))
 
 
 def _unpack_error(packed: Packed | None) -> TFTPError | None:
@@ -118,7 +122,7 @@ _PACK: dict[str, _Convert] = {
 }
 _UNPACK: dict[str, _Convert] = {
     "error": _unpack_error,
-    "outcome": Outcome,
+    "outcome": {outcome.value: outcome for outcome in Outcome}.__getitem__,
     "terms": _unpack_terms,
     "counters": lambda packed: Counters(*packed),
 }

@@ -21,6 +21,7 @@ from tftp.events import (
     Address,
     Event,
     Observer,
+    RequestReceived,
     RequestRefused,
     TransferEnded,
     format_address,
@@ -452,8 +453,11 @@ class _Worker:
     def _hear(self, message: Message) -> None:
         match message:
             case "events", told:
-                for packed, request in told:
-                    self._pass_on(packed, request)
+                for packed, request, came in told:
+                    if came is None:
+                        self._pass_on(packed, request)
+                    else:
+                        self._pass_refusal_on(packed, request, came)
             case "log", level, process, text, trace:
                 log_record(level, process, text, trace)
             case ("obeyed",):
@@ -477,3 +481,9 @@ class _Worker:
         if isinstance(event, TransferEnded | RequestRefused):
             del self.jobs[number]
         self._supervisor.report(event)
+
+    def _pass_refusal_on(self, packed: Message, request: Message, came: float) -> None:
+        """Of a request that was refused at once, which nothing has been told of before."""
+        number, asked = self._supervisor.number(), unpack_request(request)
+        self._supervisor.report(RequestReceived(time=came, transfer=number, request=asked))
+        self._supervisor.report(unpack_event(packed, asked, number=number))

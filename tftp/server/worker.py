@@ -8,7 +8,6 @@ import logging
 import signal
 import socket
 import threading
-from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +49,9 @@ class Worker:
         self._socket = sock
         self._channel = Channel(sock, blocking=True)
         self._lock = threading.Lock()
-        self._untold: deque[Message] = deque()
+        self._gathering = threading.Lock()
+        self._untold: list[Message] = []
+        self._announced = 0  # the transfer whose request the supervisor was told last
         self._telling = threading.Lock()
         self._there_is_news = threading.Event()
         self._over = threading.Event()
@@ -107,14 +108,30 @@ class Worker:
     def _tell(self, event: Event) -> None:
         if isinstance(event, TransferProgress) and self._channel.blocked:
             return  # The supervisor is slow: that must not cost a transfer's time.
-        announces = isinstance(event, RequestReceived | RequestRefused)
-        request = pack_request(event.request) if announces else None
         # A message for each, and a supervisor that wakes up, would cost more than a small file.
-        self._untold.append((pack_event(event), request))
+        packed = pack_event(event)
+        with self._gathering:
+            self._add(event, packed)
         if len(self._untold) >= _MOST_UNTOLD:
             self._tell_all()
         elif not self._there_is_news.is_set():
             self._there_is_news.set()
+
+    def _add(self, event: Event, packed: Message) -> None:
+        """Have the supervisor told: with the request where that is not known there yet, and with
+        the time when it came, where that has not been told apart from its refusal.
+        """
+        untold = self._untold
+        request = came = None
+        if isinstance(event, RequestReceived):
+            self._announced = event.transfer
+            request = pack_request(event.request)
+        elif isinstance(event, RequestRefused):
+            if event.transfer != self._announced:
+                request = pack_request(event.request)
+            elif untold and untold[-1][0][2] == event.transfer:
+                (_, came, _, _), request, _ = untold.pop()
+        untold.append((packed, request, came))
 
     def _run_teller(self) -> None:
         while not self._over.is_set():
@@ -125,7 +142,8 @@ class Worker:
 
     def _tell_all(self) -> None:
         with self._telling:  # So that nobody overtakes.
-            told = [self._untold.popleft() for _ in range(len(self._untold))]
+            with self._gathering:
+                told, self._untold = self._untold, []
             if told:
                 self._send("events", told)
 
