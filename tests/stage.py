@@ -14,8 +14,9 @@ from tests.wirepeer import PATIENCE, WirePeer
 from tftp.errors import Refused
 from tftp.events import Address, Operation, Request, TransferEnded
 from tftp.net import kernel
-from tftp.net.endpoint import Endpoint, PairedEndpoint, Workspace, open_port
+from tftp.net.endpoint import Endpoint, PairedEndpoint, open_port
 from tftp.net.reactor import Reactor
+from tftp.net.workspace import Workspace
 from tftp.options import Terms
 from tftp.packets import Ack, Data, ReadRequest, WriteRequest
 from tftp.receiving import ReceivingSession

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 from tftp.errors import ErrorCode, PeerError, ProtocolError, TransferTimeout, Unreachable
 from tftp.events import Address, Observer, Operation, Request, format_address
 from tftp.net import kernel
-from tftp.net.endpoint import Endpoint, Workspace, open_port
+from tftp.net.endpoint import Endpoint, open_port
+from tftp.net.workspace import Workspace
 from tftp.options import DEFAULT_BLKSIZE, MAX_BLKSIZE, Terms, offer
 from tftp.packets import ReadRequest, WriteRequest
 from tftp.receiving import ReceivingSession

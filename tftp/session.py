@@ -22,7 +22,8 @@ from tftp.events import (
     TransferStarted,
 )
 from tftp.log import logger
-from tftp.net.endpoint import Endpoint, Workspace
+from tftp.net.endpoint import Endpoint
+from tftp.net.workspace import Workspace
 from tftp.packets import Error, Opcode
 from tftp.transfer import State, Transfer
 

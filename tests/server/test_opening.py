@@ -22,7 +22,8 @@ from tests.wirepeer import WirePeer
 from tftp.errors import ErrorCode, Refused
 from tftp.events import Address, Operation, Request, RequestReceived, RequestRefused
 from tftp.net import kernel
-from tftp.net.endpoint import Workspace, open_port
+from tftp.net.endpoint import open_port
+from tftp.net.workspace import Workspace
 from tftp.options import Limits
 from tftp.packets import Error
 from tftp.receiving import ReceivingSession

@@ -1,8 +1,7 @@
 """A UDP port as transfers use it: datagrams in and out, one at a time or many in one call.
 
-`Workspace` holds the buffers that all transfers of a thread share; between two calls nothing of
-value is in them, so a transfer costs no buffer of its own. Neither class knows the protocol beyond
-the four octets in front of each block.
+It has no buffer of its own (`tftp.net.workspace` has one for each thread), and knows nothing of the
+protocol.
 """
 
 import contextlib
@@ -10,25 +9,17 @@ import errno
 import socket
 from collections.abc import Callable, Iterable
 from functools import partial
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from tftp.events import Address
 from tftp.net import kernel
-from tftp.net.batch import MOST_IN_BATCH, Batch, Shelf
-from tftp.packets import HEADER
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 __all__ = [
     "MOST_AT_ONCE",
-    "Aside",
     "Emit",
     "Endpoint",
     "PairedEndpoint",
     "SharedEndpoint",
-    "Workspace",
     "open_first_free",
     "open_port",
 ]
@@ -36,109 +27,10 @@ __all__ = [
 #: The largest IP packet in octets, which is also the most that GRO joins: what there has to be room
 #: for when something is received.
 MOST_AT_ONCE = 65536
-# Room for a window of 64 blocks of 1428, and then some.
-_INBOUND = 3 * MOST_AT_ONCE
-# How many datagrams an outbox gathers.
-_IN_A_ROW = 32
-# How many block sizes a workspace keeps room for.
-_LAYOUTS = 8
-
-
 #: Sends one datagram, or several of one size, and returns how many, or how many octets. The second
 #: argument is where to; a socket that has one peer wants flags there, of which there are none.
 Emit = Callable[[bytes | memoryview, Any], int]
 _NO_FLAGS = 0
-
-
-class Postman(Protocol):
-    """Who has put a datagram into an outbox."""
-
-    def unsent(self, error: OSError) -> None:
-        """The network says why it will never take the datagram."""
-
-
-class Outbox:
-    """Datagrams of many transfers that leave together.
-
-    Half of what a datagram costs to send is to wake who receives it. While one of a row wakes him
-    the others cost nothing of that, if they leave without anything in between.
-
-    Attributes:
-        corked: datagrams are to be put here, for as long as that is so.
-    """
-
-    __slots__ = ("_failed", "_waiting", "corked")
-
-    def __init__(self) -> None:
-        self.corked = False
-        self._waiting: list[tuple[Emit, bytes | memoryview, Any, Postman]] = []
-        self._failed: list[Postman] = []
-
-    def put(self, emit: Emit, datagrams: bytes | memoryview, to: Any, owner: Postman) -> None:
-        """Have `emit(datagrams, to)` called soon (see `Endpoint.route`); they do not change."""
-        waiting = self._waiting
-        waiting.append((emit, datagrams, to, owner))
-        if len(waiting) >= _IN_A_ROW:
-            self._send()
-
-    def uncork(self) -> list[Postman]:
-        """Send what has gathered, and let everything else leave at once. Who was told `unsent`."""
-        self.corked = False
-        if self._waiting:
-            self._send()
-        failed = self._failed
-        if failed:
-            self._failed = []
-        return failed
-
-    def _send(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for emit, datagrams, to, owner in waiting:
-            try:
-                emit(datagrams, to)
-            except BlockingIOError:
-                pass  # A full queue loses it, as the network may.
-            except OSError as error:
-                owner.unsent(error)
-                self._failed.append(owner)
-
-
-class Aside(Protocol):
-    """Who does what would hold a thread up."""
-
-    def do(self, work: Callable[[], None], owner: Any, then: Callable[[], None]) -> "Future[None]":
-        """Have `work` done elsewhere, then `then`, a method of `owner`, called by the thread."""
-
-
-class Workspace:
-    """The buffers of one thread, and its outgoing datagrams.
-
-    Attributes:
-        inbound: room for what is received.
-        outbox: what leaves together.
-        shelf: what transfers have ready beforehand.
-        aside: who does what takes long; None where nobody else is held up by it.
-    """
-
-    __slots__ = ("_batches", "aside", "inbound", "outbox", "shelf")
-
-    def __init__(self) -> None:
-        self.aside: Aside | None = None
-        self.outbox = Outbox()
-        # Unlike a bytearray these zeroes are not written: a page that is never used costs nothing.
-        self.inbound = BytesIO(bytes(_INBOUND)).getbuffer()
-        self._batches: dict[int, Batch] = {}
-        self.shelf = Shelf()
-
-    def batch(self, blksize: int) -> Batch:
-        """Room for DATA packets of this block size; the last one asked for is overwritten."""
-        batch = self._batches.get(blksize)
-        if batch is None:
-            if len(self._batches) >= _LAYOUTS:
-                self._batches.clear()
-            count = max(1, min(kernel.MAX_SEGMENTS, MOST_IN_BATCH // (HEADER.size + blksize)))
-            batch = self._batches[blksize] = Batch(blksize, count)
-        return batch
 
 
 class Endpoint:

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from tftp.errors import Aborted
 from tftp.events import Event, RequestReceived, TransferStarted
 from tftp.net import kernel
-from tftp.net.endpoint import Workspace
 from tftp.net.processor import Crowding
 from tftp.net.reactor import Handler, Reactor
+from tftp.net.workspace import Workspace
 from tftp.sending import SendingSession
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig

@@ -21,7 +21,8 @@ from typing import Protocol
 from tftp.errors import DecodeError, ErrorCode, TFTPError
 from tftp.events import Address, Operation, Request, format_address
 from tftp.net import kernel
-from tftp.net.endpoint import Outbox, SharedEndpoint, open_port
+from tftp.net.endpoint import SharedEndpoint, open_port
+from tftp.net.workspace import Outbox
 from tftp.packets import Ack, Error, Opcode, ReadRequest, WriteRequest, decode
 from tftp.server.config import ServerConfig
 

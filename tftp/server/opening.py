@@ -23,14 +23,8 @@ from tftp.events import (
     RequestRefused,
 )
 from tftp.net import kernel
-from tftp.net.endpoint import (
-    Endpoint,
-    Outbox,
-    PairedEndpoint,
-    Workspace,
-    open_first_free,
-    open_port,
-)
+from tftp.net.endpoint import Endpoint, PairedEndpoint, open_first_free, open_port
+from tftp.net.workspace import Outbox, Workspace
 from tftp.options import DEFAULT_BLKSIZE, Limits, Terms, answer
 from tftp.receiving import ReceivingSession
 from tftp.sending import SendingSession

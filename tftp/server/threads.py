@@ -20,8 +20,8 @@ from functools import partial
 
 from tftp.errors import Aborted
 from tftp.events import Address
-from tftp.net.endpoint import Workspace
 from tftp.net.reactor import Handler, Reactor
+from tftp.net.workspace import Workspace
 from tftp.server.aside import Aside
 from tftp.server.config import ServerConfig
 from tftp.server.listener import DRAINING, REPLACED, Arrival, Busy, Listener, client_key
