@@ -280,6 +280,7 @@ def test_whoever_has_the_token_drains_the_server_and_lets_it_serve_again(
     one: Watched, acting: Served
 ) -> None:
     with acting.stream() as stream:
+        stream.until(lambda step: step.get("state", {}).get("connected"))
         for command, state in (("drain", "draining"), ("resume", "serving")):
             assert acting.order(server=str(one.place), command=command).status == 200
             assert one.server.state == state
