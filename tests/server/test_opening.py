@@ -141,6 +141,19 @@ def test_a_rule_that_refuses_has_its_own_word_and_code(desk: Desk, code: int) ->
     assert refused.error.__traceback__ is None
 
 
+@pytest.mark.parametrize("corked", [False, True])
+def test_a_refusal_at_a_door_that_has_closed_is_told_all_the_same(desk: Desk, corked: bool) -> None:
+    desk.rules(Scripted())
+    desk.door.close()
+    request = Request(operation=READ, filename=b"file", peer=desk.client.address, local=("::1", 69))
+    outbox = Workspace().outbox
+    outbox.corked = corked
+    assert desk._opening is not None
+    desk._opening.refuse(Arrival(request, 1, desk.door), Refused("server stops"), outbox)
+    outbox.uncork()
+    assert [event.error.message for event in desk.witness.all(RequestRefused)] == ["server stops"]
+
+
 def test_who_keeps_the_event_of_a_refusal_keeps_no_frames(desk: Desk) -> None:
     storage = Scripted()
     storage.before = {"open_read": failing(FileNotFoundError(errno.ENOENT, "No such file"))}

@@ -259,7 +259,7 @@ class SharedEndpoint(Endpoint):
         """`local` is the address to send from: the one that the client asked."""
         super().__init__(sock)
         # Where it is bound to that very address nothing needs to be said.
-        self._source = [] if sock.getsockname()[0] == local[0] else kernel.sent_from(local)
+        self._source = [] if _is_bound_to(sock, local[0]) else kernel.sent_from(local)
         if self._source:
             self.emit = self._send_from
 
@@ -275,6 +275,13 @@ class SharedEndpoint(Endpoint):
 
     def close(self) -> None:
         """The port is not this transfer's to close."""
+
+
+def _is_bound_to(sock: socket.socket, host: str) -> bool:
+    try:
+        return bool(sock.getsockname()[0] == host)
+    except OSError:
+        return False  # It has been closed, which whoever sends finds out.
 
 
 # Linux takes these with the kind of a socket, which saves a call each.
