@@ -13,8 +13,7 @@ from tests.watching import Witness
 from tests.wirepeer import PATIENCE, WirePeer
 from tftp.errors import Refused
 from tftp.events import Address, Operation, Request, TransferEnded
-from tftp.net import kernel
-from tftp.net.endpoint import Endpoint, PairedEndpoint, open_port
+from tftp.net.endpoint import Endpoint, PairedEndpoint, open_port, pair
 from tftp.net.reactor import Reactor
 from tftp.net.workspace import Workspace
 from tftp.options import Terms
@@ -168,7 +167,7 @@ class Stage:
 
 def pair_with(sock: socket.socket, peer: Address) -> PairedEndpoint:
     """An endpoint on the port of `sock`, with a second socket for the peer."""
-    paired = kernel.pair(sock, peer)
+    paired = pair(sock, peer)
     assert paired is not None
     return PairedEndpoint(paired, sock, peer)
 

@@ -187,6 +187,12 @@ class Transfer(ABC):
 
     # -- what the two directions fill in ----------------------------------------------------------
 
+    @abstractmethod
+    def advanced(self, steps: int, now: float) -> None:
+        """So many steps were taken without the machine, as it had said that they might be, at `now`
+        the last. The driver may report several at once, but does so before it calls anything else.
+        """
+
     @staticmethod
     def _new_timer(patience: Patience, fixed: float | None) -> RetransmitTimer:
         return RetransmitTimer(patience, fixed)

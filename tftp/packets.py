@@ -6,7 +6,7 @@ terminator on an error text); the encoder never emits any of it. This module giv
 meaning: whether a value makes sense is for `options` and `transfer` to say.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from struct import Struct
@@ -128,7 +128,7 @@ class _Request(_Value):
             ValueError: a NUL inside a name or value, a word that is not ASCII, or more than
                 `MAX_REQUEST` octets in all.
         """
-        words = [self.filename, self.mode.encode(*_WORDS), *_option_words(self.options)]
+        words = [self.filename, self.mode.encode(*_WORDS), *_option_words(self.options.items())]
         request = _OPCODE.pack(self.OPCODE) + _terminated(words)
         if len(request) > MAX_REQUEST:
             raise ValueError(f"a request of {len(request)} octets, where {MAX_REQUEST} is the most")
@@ -309,15 +309,18 @@ def _option_pairs(words: list[bytes]) -> dict[str, str]:
     return options
 
 
-def _option_words(options: Mapping[str, str]) -> list[bytes]:
-    if "" in options:
-        raise ValueError("an option needs a name")
-    return [word.encode(*_WORDS) for pair in options.items() for word in pair]
+def _option_words(options: Iterable[tuple[str, str]]) -> list[bytes]:
+    words = []
+    for name, value in options:
+        if not name:
+            raise ValueError("an option needs a name")
+        words += [name.encode(*_WORDS), value.encode(*_WORDS)]
+    return words
 
 
 @lru_cache(maxsize=128)  # And all are granted the same.
 def _encoded_options(options: tuple[tuple[str, str], ...]) -> bytes:
-    return _OPCODE.pack(Opcode.OACK) + _terminated(_option_words(dict(options)))
+    return _OPCODE.pack(Opcode.OACK) + _terminated(_option_words(options))
 
 
 def _terminated(words: list[bytes]) -> bytes:

@@ -133,21 +133,18 @@ class Receiver(Transfer):
         )
         return self._received + 1 if plain else None
 
-    def advanced(self, blocks: int, now: float) -> None:
-        """So many blocks came as expected, and each was acknowledged, at `now` the last.
-
-        The driver may report several at once, but must do so before it calls anything else.
-        """
-        octets = blocks * self.terms.blksize
+    def advanced(self, steps: int, now: float) -> None:
+        """So many blocks came as expected, and each was acknowledged, at `now` the last."""
+        octets = steps * self.terms.blksize
         counters = self.counters
-        counters.datagrams_received += blocks
-        counters.octets_received += octets + blocks * HEADER.size
-        counters.datagrams_sent += blocks
-        counters.octets_sent += blocks * HEADER.size
+        counters.datagrams_received += steps
+        counters.octets_received += octets + steps * HEADER.size
+        counters.datagrams_sent += steps
+        counters.octets_sent += steps * HEADER.size
         counters.payload += octets
-        counters.blocks += blocks
-        self.timer.sample((now - self._sent_at) / blocks)
-        self._received += blocks
+        counters.blocks += steps
+        self.timer.sample((now - self._sent_at) / steps)
+        self._received += steps
         self._window_start = self._received
         self._heard_at = self._progress_at = self._sent_at = now
         self._wait(now)

@@ -199,9 +199,7 @@ class ReceivingSession(Session):
             self._report_progress(now)
 
     def _account(self) -> None:
-        if self._taken:
-            taken, self._taken = self._taken, 0
-            self.machine.advanced(taken, self._stepped_at)
+        super()._account()
         if self._unheard:
             unheard, self._unheard = self._unheard, _NOTHING
             self._hear(unheard, self._full, self._stepped_at)

@@ -154,22 +154,19 @@ class Sender(Transfer):
         )
         return highest if plain else None
 
-    def advanced(self, windows: int, now: float) -> None:
-        """So many ACKs came as awaited, and each time a whole new window went, at `now` the last.
-
-        The driver may report several at once, but must do so before it calls anything else.
-        """
+    def advanced(self, steps: int, now: float) -> None:
+        """So many ACKs came as awaited; a whole new window went each time, at `now` the last."""
         windowsize = self.terms.windowsize
-        blocks = windows * windowsize
+        blocks = steps * windowsize
         octets = blocks * self.terms.blksize
         counters = self.counters
-        counters.datagrams_received += windows
-        counters.octets_received += windows * HEADER.size
+        counters.datagrams_received += steps
+        counters.octets_received += steps * HEADER.size
         counters.datagrams_sent += blocks
         counters.octets_sent += octets + blocks * HEADER.size
         counters.payload += octets
         counters.blocks += blocks
-        self.timer.sample((now - self._sent_at) / windows)
+        self.timer.sample((now - self._sent_at) / steps)
         self._highest += blocks
         self._acked = acked = self._highest - windowsize
         self._pause_after = self._highest

@@ -225,11 +225,6 @@ class SendingSession(Session):
             return False
         return True
 
-    def _account(self) -> None:
-        if self._taken:
-            taken, self._taken = self._taken, 0
-            self.machine.advanced(taken, self._stepped_at)
-
     # -- sending ----------------------------------------------------------------------------------
 
     def _work(self, now: float) -> None:

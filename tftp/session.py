@@ -271,6 +271,9 @@ class Session:
 
     def _account(self) -> None:
         """Tell the machine of what was done without it; it is asked nothing before that."""
+        if self._taken:
+            taken, self._taken = self._taken, 0
+            self.machine.advanced(taken, self._stepped_at)
 
     # -- the shell --------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from tftp.net.endpoint import (
     SharedEndpoint,
     open_first_free,
     open_port,
+    pair,
 )
 
 LOOPBACK = ("127.0.0.1", 0)
@@ -52,7 +53,7 @@ def paired(request: pytest.FixtureRequest) -> Iterator[tuple[PairedEndpoint, soc
         peer.bind(loopback)
         peer.settimeout(PATIENCE)
         side = open_port(family, loopback)
-        sock = kernel.pair(side, peer.getsockname())
+        sock = pair(side, peer.getsockname())
         assert sock is not None
         made = PairedEndpoint(sock, side, peer.getsockname())
         yield made, peer
@@ -120,7 +121,7 @@ def test_windows_leave_a_pair_cut_by_the_kernel_or_one_by_one(
 def test_a_port_that_can_not_be_paired_stays_as_it_is() -> None:
     side = open_port(socket.AF_INET, LOOPBACK)
     before = descriptors()
-    assert kernel.pair(side, ("192.0.2.1", 0)) is None, "there is no port 0 to send to"
+    assert pair(side, ("192.0.2.1", 0)) is None, "there is no port 0 to send to"
     assert descriptors() == before
     assert not side.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
     side.close()

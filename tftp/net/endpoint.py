@@ -8,7 +8,6 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from tftp.events import Address
@@ -22,6 +21,7 @@ __all__ = [
     "SharedEndpoint",
     "open_first_free",
     "open_port",
+    "pair",
 ]
 
 #: The largest IP packet in octets, which is also the most that GRO joins: what there has to be room
@@ -121,7 +121,7 @@ class Endpoint:
         """
         if count == 1:
             return self.emit, peer
-        return partial(self._send_run, size), peer
+        return lambda octets, to: self.send_blocks(octets, size, to), peer
 
     def send(self, datagram: bytes, peer: Address) -> None:
         """Send one datagram. A full queue loses it, as the network may; other faults raise."""
@@ -147,9 +147,6 @@ class Endpoint:
         """Send one at a time from now on. False where that was so before."""
         had, self._segments = self._segments, False
         return had
-
-    def _send_run(self, size: int, octets: bytes | memoryview, peer: Address) -> int:
-        return self.send_blocks(octets, size, peer)
 
     def _send_segments(self, octets: bytes | memoryview, size: int, peer: Address) -> int:
         """As many in each call as the kernel cuts apart (GSO)."""
@@ -204,7 +201,7 @@ class PairedEndpoint(Endpoint):
     def __init__(
         self, sock: socket.socket, side: socket.socket, peer: Address, *, joins: bool = False
     ) -> None:
-        """Wrap what `kernel.pair` has made."""
+        """Wrap what `pair` has made, and what it was made for: the side."""
         super().__init__(sock, joins=joins)
         self.side = side
         self._sideways = side.sendto
@@ -308,6 +305,37 @@ def open_port(family: int, local: Address | None = None) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def pair(sock: socket.socket, peer: Address) -> socket.socket | None:
+    """A second socket on the port of `sock`, to and from `peer` alone; `sock` has the others.
+
+    The kernel looks up a route, and a datagram's socket, with less ado. `sock` is bound, and nobody
+    knows its port yet. None where there can be no such socket: all goes on without.
+    """
+    if not kernel.can_pair(sock):
+        return None
+    try:
+        paired = open_port(sock.family)
+    except OSError:
+        return None
+    try:
+        # Both must agree, and only until they do.
+        kernel.share_port(sock, True)
+        kernel.share_port(paired, True)
+        paired.bind(sock.getsockname())
+        paired.connect(peer)
+        kernel.share_port(paired, False)
+        # Between the two it may have come from anybody.
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                paired.recv(1)
+    except OSError:
+        paired.close()
+        return None
+    finally:
+        kernel.share_port(sock, False)
+    return paired
 
 
 def open_first_free(family: int, local: Address, ports: Iterable[int]) -> socket.socket:

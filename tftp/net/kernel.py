@@ -26,6 +26,7 @@ __all__ = [
     "ask_for_destination",
     "ask_for_refusals",
     "bind_anyway",
+    "can_pair",
     "can_segment",
     "cut_always",
     "destination",
@@ -33,11 +34,11 @@ __all__ = [
     "forget_refusals",
     "join_segments",
     "joined_size",
-    "pair",
     "path_mtu",
     "receive_budget",
     "segment_size",
     "sent_from",
+    "share_port",
     "wait_in_calls",
 ]
 
@@ -249,47 +250,21 @@ def joined_size(controls: list[Control]) -> int:
 # -- one peer -------------------------------------------------------------------------------------
 
 
-def pair(sock: socket.socket, peer: Address) -> socket.socket | None:
-    """A second socket on the port of `sock`, to and from `peer` alone; `sock` has the others.
-
-    The kernel looks up a route, and a datagram's socket, with less ado. `sock` is bound, and nobody
-    knows its port yet. None where there can be no such socket: all goes on without.
+def can_pair(sock: socket.socket) -> bool:
+    """Whether the kernel brings what a peer sends to a socket connected to it, though another has
+    the same port, and descriptors are not so scarce that they are needed for something better.
     """
-    if not _LINUX or _are_scarce(sock.fileno()):
-        return None
-    try:
-        paired = socket.socket(sock.family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        paired.setblocking(False)
-        allow_fragments(paired)
-        if sock.family == socket.AF_INET6:
-            paired.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # Both must agree to share the port, and only until they do.
-        for end in (sock, paired):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        paired.bind(sock.getsockname())
-        paired.connect(peer)
-        for end in (sock, paired):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        # Between the last two calls it may have come from anybody.
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                paired.recv(1)
-    except OSError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        paired.close()
-        return None
-    return paired
-
-
-def _are_scarce(newest: int) -> bool:
-    """Whether so many descriptors are open that the others are needed for something better."""
+    if not _LINUX:
+        return False
     import resource  # Linux has it.
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit != resource.RLIM_INFINITY and newest >= limit // 2
+    return limit == resource.RLIM_INFINITY or sock.fileno() < limit // 2
+
+
+def share_port(sock: socket.socket, shared: bool) -> None:
+    """Have the port of this socket shared with others that say the same, or not any more."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, shared)
 
 
 # -- the path -------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from tftp.events import (
     RequestRefused,
 )
 from tftp.net import kernel
-from tftp.net.endpoint import Endpoint, PairedEndpoint, open_first_free, open_port
+from tftp.net.endpoint import Endpoint, PairedEndpoint, open_first_free, open_port, pair
 from tftp.net.workspace import Outbox, Workspace
 from tftp.options import DEFAULT_BLKSIZE, Limits, Terms, answer
 from tftp.receiving import ReceivingSession
@@ -183,7 +183,7 @@ class Opening:
         local, peer = arrival.request.local, arrival.request.peer
         family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
         sock = self._open_port(family, (local[0], 0, *local[2:]))
-        paired = kernel.pair(sock, peer) if lasts else None
+        paired = pair(sock, peer) if lasts else None
         receives = arrival.request.operation is Operation.WRITE and terms.windowsize > 1
         if receives:
             room = min(kernel.WANTED_BUFFER, _window_octets(terms))
