@@ -151,7 +151,10 @@ def test_a_doubled_request_starts_one_transfer(connect: Connect) -> None:
     peer.rrq("file")
     peer.send(peer.sent[0], server.address)
     expect(peer, block(1))
-    assert peer.silent(MOMENT)
+    first = peer.tid
+    while not peer.silent(MOMENT):  # A copy that was held up on its way may ask for block 1 again.
+        expect(peer, block(1))
+        assert peer.tid == first
     assert server.running == 1
 
 

@@ -1,6 +1,7 @@
 """What tests watch: the events of a server, conditions that come true, and what is left behind."""
 
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
@@ -62,19 +63,23 @@ def eventually(condition: Callable[[], bool], seconds: float = PATIENCE) -> bool
     return True
 
 
+def open_files(pid: int | None = None) -> list[str]:
+    """What each descriptor of a process (by default this one) leads to."""
+    found = []
+    for entry in Path(f"/proc/{pid or os.getpid()}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # Closed since it was listed.
+            found.append(str(entry.readlink()))
+    return found
+
+
 def descriptors() -> Counter[str]:
     """What this process has open, and how often.
 
     Compare with `<=`: what an earlier test has left to its own end may close meanwhile.
     """
-    found: Counter[str] = Counter()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            target = str(entry.readlink())
-        except FileNotFoundError:  # The listing's own.
-            continue
-        found[target.partition(":")[0] if ":[" in target else target] += 1
-    return found
+    return Counter(
+        target.partition(":")[0] if ":[" in target else target for target in open_files()
+    )
 
 
 def threads() -> set[str]:
@@ -82,11 +87,33 @@ def threads() -> set[str]:
     return {thread.name for thread in threading.enumerate() if thread.name.startswith("tftp")}
 
 
-def processes() -> set[int]:
-    """The processes that this one has started and not buried yet."""
+def processes(pid: int | None = None) -> set[int]:
+    """The processes that one (by default this one) has started and that are not buried yet."""
+    parents = _parents()
+    return {child for child, parent in parents.items() if parent == (pid or os.getpid())}
+
+
+def descendants(pid: int | None = None) -> set[int]:
+    """All processes below one, by default this one."""
+    parents = _parents()
     found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        # A thread may end meanwhile; its children are another's then.
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found.update(map(int, (task / "children").read_text().split()))
+    below = {pid or os.getpid()}
+    while below:
+        below = {child for child, parent in parents.items() if parent in below}
+        found |= below
+    return found
+
+
+def _parents() -> dict[int, int]:
+    """Who has started each process.
+
+    The kernel's lists of children are each thread's own, and move when it ends: who reads them one
+    after the other may miss some.
+    """
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                found[int(entry.name)] = int(fields[1])
     return found

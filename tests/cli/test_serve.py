@@ -25,6 +25,7 @@ from tests.cli.running import (
     run,
     running,
 )
+from tests.watching import processes
 from tftp.packets import Ack, Data, Error, OptionAck, Packet, ReadRequest, WriteRequest
 
 LOOPBACK = ["--host", "127.0.0.1", "--port", "0"]
@@ -68,8 +69,7 @@ def test_it_has_as_many_descriptors_as_its_user_may(root: Path, here: Path) -> N
     ) as server:
         server.stdout.next()
         pid = server.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for each in (pid, *map(int, children)):
+        for each in (pid, *processes(pid)):
             assert resource.prlimit(each, resource.RLIMIT_NOFILE) == (most, most)
 
 

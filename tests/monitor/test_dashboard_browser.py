@@ -68,6 +68,13 @@ def running(browser: Browser) -> list[str]:
     return browser.texts("#transfers td.file .main")
 
 
+def bars(browser: Browser) -> list[float]:
+    """How far the running transfers are, from 0 to 1, by their bars."""
+    script = "return [...document.querySelectorAll('progress')].map((one) => one.position)"
+    positions: list[float] = browser.run(script)
+    return positions
+
+
 @contextmanager
 def busy(one: Watched) -> Iterator[list[Reader]]:
     """A server in the middle of the morning: some fetch, some have, some failed."""
@@ -107,10 +114,7 @@ def test_a_busy_page_can_be_read_on_any_screen(
         assert browser.run("return document.title").startswith("8 running")
         assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
         assert browser.faint() == []
-        bars = browser.run(
-            "return [...document.querySelectorAll('progress')].map((one) => one.position)"
-        )
-        assert all(0 < bar < 1 for bar in bars)
+        browser.until(lambda: all(0 < bar < 1 for bar in bars(browser)))
         browser.photograph(tmp_path / "busy.png")
 
 

@@ -1,6 +1,5 @@
 """The process engine: one transfer, one process; what dies takes nothing with it."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.server.conftest import Serve
-from tests.watching import Witness, eventually
+from tests.watching import Witness, descendants, eventually, open_files, processes
 from tests.wirepeer import WirePeer
 from tftp.client import Client
 from tftp.errors import PeerError
@@ -34,20 +33,6 @@ from tftp.storage.base import Sink, Source
 CONTENT = bytes(range(256)) * 1200
 
 
-def descendants(pid: int) -> set[int]:
-    """All processes below `pid`."""
-    found: set[int] = set()
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
-                found |= {int(child)} | descendants(int(child))
-    return found
-
-
-def own_children() -> set[int]:
-    return descendants(os.getpid())
-
-
 def is_alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -58,9 +43,9 @@ def is_alive(pid: int) -> bool:
 
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
-    before = own_children()
+    before = descendants()
     yield
-    assert eventually(lambda: own_children() <= before), own_children() - before
+    assert eventually(lambda: descendants() <= before), descendants() - before
 
 
 @pytest.fixture
@@ -124,14 +109,14 @@ def test_each_of_many_clients_has_a_process_to_itself(
     serve: Serve, root: Path, witness: Witness
 ) -> None:
     server = serve_processes(serve, root)
-    before = own_children()
+    before = descendants()
     peers = [WirePeer(server.address) for _ in range(10)]
     for peer in peers:
         peer.rrq("file")
     for peer in peers:
         assert isinstance(peer.receive(), Data)
     assert server.running == 10
-    assert eventually(lambda: len(own_children() | before) >= 11)
+    assert eventually(lambda: len(descendants() | before) >= 11)
     for peer in peers:
         peer.send(Error(0, "enough"))
         peer.close()
@@ -212,22 +197,16 @@ def test_a_child_is_replaced_after_the_transfers_it_may_serve(
     server = serve_processes(serve, root, engine=ProcessEngine(children=1, recycle=1))
     pids = []
     for number in range(1, 4):
-        assert eventually(lambda: len(own_children()) >= 2)
+        assert eventually(lambda: len(descendants()) >= 2)
         with WirePeer(server.address) as peer:
             peer.rrq("empty")
             assert peer.receive() == Data(1)
-            (pid,) = descendants(os.getpid()) - own_nurseries()
+            (pid,) = descendants() - processes()
             pids.append(pid)
             peer.send(Ack(1))
         witness.wait(TransferEnded, number)
         assert eventually(lambda: not is_alive(pids[-1]))
     assert len(set(pids)) == 3
-
-
-def own_nurseries() -> set[int]:
-    """The processes directly below this one."""
-    own = Path(f"/proc/{os.getpid()}/task")
-    return {int(pid) for task in own.iterdir() for pid in (task / "children").read_text().split()}
 
 
 def test_a_killed_child_costs_its_own_transfer_alone(
@@ -237,11 +216,11 @@ def test_a_killed_child_costs_its_own_transfer_alone(
     with WirePeer(server.address) as victim, WirePeer(server.address) as other:
         victim.rrq("file", tsize=0)
         assert isinstance(victim.receive(), OptionAck)
-        idle = own_children()
+        idle = descendants()
         other.rrq("file", tsize=0)
         assert isinstance(other.receive(), OptionAck)
         port = victim.tid
-        (pid,) = [pid for pid in idle - own_nurseries() if has_port(pid, port[1])]
+        (pid,) = [pid for pid in idle - processes() if has_port(pid, port[1])]
         os.kill(pid, signal.SIGKILL)
         # The client is told, from the port that it listens to.
         error = victim.receive()
@@ -267,7 +246,7 @@ def has_port(pid: int, port: int) -> bool:
     inodes = {
         line.split()[9] for line in lines if int(line.split()[1].rpartition(":")[2], 16) == port
     }
-    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = open_files(pid)
     return any(f"socket:[{inode}]" in links for inode in inodes)
 
 
@@ -317,9 +296,9 @@ def test_a_child_that_hangs_is_killed_and_replaced(
 def test_children_are_born_again_when_their_parent_was_killed(serve: Serve, root: Path) -> None:
     server = serve_processes(serve, root)
     assert fetch(server) == CONTENT
-    (nursery,) = own_nurseries()
+    (nursery,) = processes()
     os.kill(nursery, signal.SIGKILL)
-    assert eventually(lambda: bool(own_nurseries() - {nursery}))
+    assert eventually(lambda: bool(processes() - {nursery}))
     assert fetch(server) == CONTENT
 
 
@@ -416,7 +395,7 @@ def test_stop_lets_a_running_transfer_end_and_then_leaves_no_process(
         error = peer.receive()
         assert isinstance(error, Error)
     assert witness.wait(TransferEnded).outcome is Outcome.ABORTED
-    assert eventually(lambda: not own_children())
+    assert eventually(lambda: not descendants())
 
 
 def test_what_can_not_go_to_another_process_says_so_at_the_start(root: Path) -> None:

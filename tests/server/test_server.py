@@ -28,8 +28,15 @@ from tests.arrangements import (
 from tests.networks import Host, host, two_hosts
 from tests.server.conftest import CALM, Serve, nothing_left_running
 from tests.server.storages import Gate, Scripted
-from tests.server.test_processes import has_port, own_children
-from tests.watching import Witness, descriptors, eventually, processes, threads
+from tests.server.test_processes import has_port
+from tests.watching import (
+    Witness,
+    descendants,
+    descriptors,
+    eventually,
+    processes,
+    threads,
+)
 from tests.wirepeer import PATIENCE, WirePeer, error_code
 from tftp.errors import ErrorCode
 from tftp.events import (
@@ -1107,7 +1114,7 @@ def test_a_stop_tells_the_end_also_of_a_transfer_whose_process_is_stuck(
         peer.rrq("file")
         assert isinstance(peer.receive(), Data)
         witness.wait(TransferStarted)
-        [child] = [pid for pid in own_children() if has_port(pid, peer.tid[1])]
+        [child] = [pid for pid in descendants() if has_port(pid, peer.tid[1])]
         os.kill(child, signal.SIGSTOP)
         server.stop()
     assert [event.outcome for event in witness.all(TransferEnded)] == [Outcome.CRASHED]

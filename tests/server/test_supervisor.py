@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.server.test_processes import CONTENT, own_children
-from tests.watching import Witness, eventually
+from tests.server.test_processes import CONTENT
+from tests.watching import Witness, descendants, eventually, open_files
 from tests.wirepeer import WirePeer
 from tftp.client import Client
 from tftp.errors import ErrorCode
@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def supervise(root: Path, witness: Witness) -> Iterator[Supervise]:
-    before = own_children()
+    before = descendants()
     started: list[Supervisor] = []
 
     def start(workers: int = 2, **config: Any) -> Supervisor:
@@ -55,7 +55,7 @@ def supervise(root: Path, witness: Witness) -> Iterator[Supervise]:
     yield start
     for supervisor in started:
         supervisor.stop()
-    assert eventually(lambda: own_children() <= before)
+    assert eventually(lambda: descendants() <= before)
 
 
 def fetch(supervisor: Supervisor, terms: Terms | None = None) -> bytes:
@@ -96,7 +96,7 @@ def test_clients_are_dealt_out_among_the_workers(supervise: Supervise) -> None:
 def open_udp_ports(pid: int) -> int:
     lines = Path("/proc/net/udp").read_text().splitlines()[1:]
     ports = {f"socket:[{line.split()[9]}]": line.split()[1] for line in lines}
-    mine = {ports.get(str(link.readlink())) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    mine = set(map(ports.get, open_files(pid)))
     return len(mine - {None})
 
 
@@ -164,14 +164,14 @@ def test_a_worker_that_is_killed_loses_its_own_transfers_and_is_replaced(
 
 
 def test_a_port_that_is_taken_stops_the_whole_before_it_began(root: Path) -> None:
-    before = own_children()
+    before = descendants()
     with WirePeer(("127.0.0.1", 9)) as holder:
         port = holder.address[1]
         supervisor = Supervisor(root, config=ServerConfig(port=port), workers=2)
         with pytest.raises(OSError, match="in use") as caught:
             supervisor.start()
     assert caught.value.filename == f"127.0.0.1:{port}"
-    assert eventually(lambda: own_children() <= before)
+    assert eventually(lambda: descendants() <= before)
 
 
 def test_a_worker_that_can_not_come_back_stops_the_whole(
