@@ -19,8 +19,10 @@ from tftp.server.policy import Policy
 from tftp.server.processes import ProcessEngine
 from tftp.server.supervisor import Supervisor
 from tftp.storage.base import Storage
+from tftp.timers import Patience
 
 __all__ = [
+    "CALM",
     "Arrangement",
     "Served",
     "arranged",
@@ -29,6 +31,9 @@ __all__ = [
     "in_one_process",
     "spread",
 ]
+
+#: Never in a hurry: what comes twice is an answer to something, and not a sign of a busy machine.
+CALM = Patience(initial=5.0, floor=5.0)
 
 #: A server, or several that look like one.
 Served = Server | Supervisor

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.arrangements import CALM
 from tests.monitor.messages import check
 from tests.wirepeer import PATIENCE
 from tftp.events import Address
@@ -175,7 +176,7 @@ def watched(
     """A server over a directory that may be written to, with a channel."""
     board = Board()
     storage = Directory(root, writable=True)
-    settings = ServerConfig(**config)
+    settings = ServerConfig(**{"patience": CALM} | config)
     server: Server | Supervisor
     match arrangement:
         case "threads":

@@ -7,15 +7,11 @@ from typing import Any, Protocol, overload
 
 import pytest
 
-from tests.arrangements import Arrangement, Served
+from tests.arrangements import CALM, Arrangement, Served
 from tests.watching import Witness, eventually, processes
 from tftp.server import Engine, Server, ServerConfig
 from tftp.server.policy import Policy
 from tftp.storage.base import Storage
-from tftp.timers import Patience
-
-#: Never in a hurry.
-CALM = Patience(initial=5.0, floor=5.0)
 
 
 class Serve(Protocol):

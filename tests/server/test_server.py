@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pytest
 
 from tests.arrangements import (
+    CALM,
     Arrangement,
     Served,
     arranged,
@@ -26,7 +27,7 @@ from tests.arrangements import (
     spread,
 )
 from tests.networks import Host, host, two_hosts
-from tests.server.conftest import CALM, Serve, nothing_left_running
+from tests.server.conftest import Serve, nothing_left_running
 from tests.server.storages import Gate, Scripted
 from tests.server.test_processes import has_port
 from tests.watching import (

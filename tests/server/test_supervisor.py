@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.arrangements import CALM
 from tests.server.test_processes import CONTENT
 from tests.watching import Witness, descendants, eventually, open_files
 from tests.wirepeer import WirePeer
@@ -44,7 +45,7 @@ def supervise(root: Path, witness: Witness) -> Iterator[Supervise]:
     def start(workers: int = 2, **config: Any) -> Supervisor:
         supervisor = Supervisor(
             Directory(root, writable=True),
-            config=ServerConfig(**config),
+            config=ServerConfig(**{"patience": CALM} | config),
             workers=workers,
             observers=[witness],
         )
