@@ -24,7 +24,7 @@ class Bar:
         of: the peer to compare with, where it is not the fastest.
         cpu: its processor seconds per GB over those of the thriftiest peer, at most.
         private: MiB of private memory, at most.
-        child: the same for each process.
+        child: the same for each process that serves one transfer.
         flawless: no failure and no retransmission.
     """
 

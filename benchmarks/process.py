@@ -111,6 +111,11 @@ class Server:
             return _group_seconds(self._group)
         return sum(_tree_seconds(number) for number in self.processes())
 
+    @property
+    def first(self) -> int:
+        """The process id of what was started."""
+        return self._running.pid
+
     def processes(self) -> list[int]:
         """The process ids of all that is running."""
         if self._group is None:
@@ -235,31 +240,43 @@ class Memory:
 
     Attributes:
         private: pages that no other process shares; what one more such server would cost.
+        child: the same for each process that a transfer may have for itself: the mean of those that
+            are not the server's first and have none below them. 0 where there is none.
         resident: the sum of the processes' peak sizes (VmHWM), shared pages counted each time.
         processes: how many there are.
     """
 
     private: float = 0.0
+    child: float = 0.0
     resident: float = 0.0
     processes: int = 0
 
     @classmethod
     def of(cls, server: Server) -> "Memory":
         """What it holds now."""
-        private = resident = 0
         numbers = server.processes()
-        for number in numbers:
-            private += _kib(number, "smaps_rollup", ("Private_Clean:", "Private_Dirty:"))
-            resident += _kib(number, "status", ("VmHWM:",))
-        return cls(private / 1024, resident / 1024, len(numbers))
+        private = {number: _private(number) for number in numbers}
+        resident = sum(_kib(number, "status", ("VmHWM:",)) for number in numbers)
+        children = [
+            private[number]
+            for number in numbers
+            if number != server.first and len(list(_tree(number))) == 1
+        ]
+        child = sum(children) / len(children) if children else 0.0
+        return cls(sum(private.values()) / 1024, child / 1024, resident / 1024, len(numbers))
 
     def larger(self, other: "Memory") -> "Memory":
         """The larger of both, figure by figure."""
         return Memory(
             max(self.private, other.private),
+            max(self.child, other.child),
             max(self.resident, other.resident),
             max(self.processes, other.processes),
         )
+
+
+def _private(number: int) -> int:
+    return _kib(number, "smaps_rollup", ("Private_Clean:", "Private_Dirty:"))
 
 
 def _kib(number: int, name: str, wanted: tuple[str, ...]) -> int:

@@ -91,9 +91,8 @@ def _modesty(bar: Bar, summary: Figures) -> Iterator[Verdict]:
         reached = private <= bar.private
         yield Verdict("private MiB", f"{bar.private:g}", f"{private:.1f}", reached)
     if bar.child is not None and memory["processes"] > 1:
-        child = memory["private"] / memory["processes"]
-        reached = child <= bar.child
-        yield Verdict("private MiB a process", f"{bar.child:g}", f"{child:.2f}", reached)
+        child = memory["child"]
+        yield Verdict("private MiB a child", f"{bar.child:g}", f"{child:.2f}", child <= bar.child)
     if bar.flawless:
         faults = summary["failures"] + summary["retransmissions"]
         yield Verdict("failures, retransmissions", "0", str(faults), not faults)
@@ -208,7 +207,16 @@ def _details(servers: Figures) -> Iterator[str]:
             continue
         per = "CPU µs each" if load.counts_transfers else "CPU s/GB"
         head = ["server", load.unit, "lowest - highest", "p99 ms", per]
-        head += ["private MiB", "RSS MiB", "processes", "failed", "repeated", "granted", "remark"]
+        head += [
+            "private MiB",
+            "a child",
+            "RSS MiB",
+            "processes",
+            "failed",
+            "repeated",
+            "granted",
+            "remark",
+        ]
         order = sorted(summaries, key=lambda name: -float(summaries[name]["value"]))
         rows = [_detail(load, name, summaries[name]) for name in order]
         yield f"#### {load.title}\n\n{_table(head, rows)}"
@@ -226,6 +234,7 @@ def _detail(load: Load, name: str, summary: Figures) -> list[str]:
         _number(summary["p99"] * 1000),
         _number(cpu),
         _number(memory.get("private")),
+        _number(memory.get("child") or None),
         _number(memory.get("resident")),
         str(memory.get("processes", "-")),
         str(summary["failures"]),

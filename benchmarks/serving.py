@@ -132,6 +132,7 @@ def as_figures(memory: Memory) -> Figures:
     """In MiB, as they are kept."""
     return {
         "private": round(memory.private, 2),
+        "child": round(memory.child, 2),
         "resident": round(memory.resident, 2),
         "processes": memory.processes,
     }

@@ -142,7 +142,7 @@ class SendingSession(Session):
     def _shared_as(self, acked: int) -> Hashable | None:
         """What others who read the same will look for; None where there is nobody."""
         file = getattr(self._source, "identity", None)
-        if file is None:
+        if file is None or not self._workspace.shares:
             return None
         terms = self.machine.terms
         return (file, terms.blksize, terms.windowsize, terms.rollover or 0, acked)
@@ -238,7 +238,7 @@ class SendingSession(Session):
         machine = self.machine
         while not self.blocked and (blocks := machine.window()):
             blksize = machine.terms.blksize
-            batch = self._workspace.batch(blksize)
+            batch = self._workspace.batch(blksize, len(blocks))
             count = min(len(blocks), len(batch.slots))
             try:
                 octets = self._source.read_into(batch.slots[:count], (blocks.start - 1) * blksize)

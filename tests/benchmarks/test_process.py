@@ -62,6 +62,7 @@ def test_memory_is_that_of_all_processes(tmp_path: Path) -> None:
             pass
         assert sampler.peak.processes == 2
         assert 1 < sampler.peak.private < sampler.peak.resident
+        assert 0 < sampler.peak.child < sampler.peak.private
         assert Memory.of(server).larger(sampler.peak).private >= sampler.peak.private
 
 

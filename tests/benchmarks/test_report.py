@@ -17,7 +17,7 @@ def summary(value: float, **other: Any) -> dict[str, Any]:
     """What a server has reached, as a run keeps it."""
     usual: dict[str, Any] = {
         "warm": {"transfers": 1},
-        "memory": {"private": 10.0, "resident": 20.0, "processes": 1},
+        "memory": {"private": 10.0, "child": 0.0, "resident": 20.0, "processes": 1},
         "reason": "",
         "value": value,
         "lowest": value,
@@ -90,12 +90,12 @@ def test_processor_time_memory_and_flaws_are_judged_too() -> None:
     }
 
 
-def test_a_child_s_memory_is_its_share() -> None:
-    memory = {"private": 9.0, "resident": 9.0, "processes": 3}
+def test_a_child_s_memory_is_judged_by_itself() -> None:
+    memory = {"private": 19.0, "child": 3.0, "resident": 29.0, "processes": 3}
     summaries = {"tftp-hpa": summary(1), THREADS: summary(1, memory=memory)}
     bar = Bar(ratio=1.0, of="tftp-hpa", child=2.0)
     *_, verdict = verdicts(load(bar), THREADS, summaries)
-    assert (verdict.what, verdict.got, verdict.reached) == ("private MiB a process", "3.00", False)
+    assert (verdict.what, verdict.got, verdict.reached) == ("private MiB a child", "3.00", False)
 
 
 def test_the_report_tells_who_is_missing_and_who_failed() -> None:

@@ -1,13 +1,16 @@
 """The account of who runs and who waits for a processor, and what follows from it."""
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 import time
 
+import pytest
+
 from tests.watching import eventually
-from tftp.net.processor import Crowding, Spent, spent_by
+from tftp.net.processor import Crowding, Spent, interrupt_nobody, spent_by
 
 
 def test_a_thread_that_works_has_run() -> None:
@@ -30,6 +33,34 @@ def test_each_thread_has_its_own_account() -> None:
     assert seen[0] is not None
     assert mine is not None
     assert seen[0].running < mine.running
+
+
+def test_a_thread_that_interrupts_nobody_waits_for_its_turn_and_so_do_those_it_starts() -> None:
+    def both() -> None:
+        interrupt_nobody()
+        seen.append(os.sched_getscheduler(0))
+        inner = threading.Thread(target=lambda: seen.append(os.sched_getscheduler(0)))
+        inner.start()
+        inner.join()
+
+    seen: list[int] = []
+    thread = threading.Thread(target=both)
+    thread.start()
+    thread.join()
+    assert seen == [os.SCHED_BATCH] * 2
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
+def test_it_is_no_matter_that_a_system_forbids_to_wait_or_does_not_know_how(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    interrupt_nobody()
+    monkeypatch.delattr(os, "SCHED_BATCH")
+    interrupt_nobody()
 
 
 def test_nothing_is_known_of_a_process_that_is_gone() -> None:

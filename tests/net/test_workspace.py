@@ -14,7 +14,7 @@ from tftp.net.workspace import Outbox, Workspace
 
 @pytest.mark.parametrize("blksize", [8, 512, 1428, 1468, 9000, 32768, 65464])
 def test_a_batch_has_room_for_some_blocks_and_not_for_ever_more(blksize: int) -> None:
-    batch = Workspace().batch(blksize)
+    batch = Workspace().batch(blksize, 1000)
     assert batch.size == blksize + 4
     assert 1 <= len(batch.slots) <= 64
     assert len(batch.slots) * batch.size <= 1 << 18
@@ -24,11 +24,17 @@ def test_a_batch_has_room_for_some_blocks_and_not_for_ever_more(blksize: int) ->
 def test_a_workspace_serves_any_number_of_block_sizes_in_turn() -> None:
     workspace = Workspace()
     for blksize in [*range(8, 100), *range(8, 100)]:
-        batch = workspace.batch(blksize)
+        batch = workspace.batch(blksize, 1)
         assert (batch.size, len(batch.slots[0])) == (blksize + 4, blksize)
         # The slots are where the packets are.
         batch.slots[0][:] = bytes([blksize]) * blksize
         assert bytes(batch.octets[4 : batch.size]) == bytes([blksize]) * blksize
+
+
+def test_a_batch_is_as_large_as_the_largest_window_so_far() -> None:
+    workspace = Workspace()
+    counts = [len(workspace.batch(1428, count).slots) for count in (1, 1, 16, 4, 64, 65, 1)]
+    assert counts == [1, 1, 16, 16, 64, 64, 64]
 
 
 # -- datagrams that leave together ----------------------------------------------------------------

@@ -39,8 +39,7 @@ def test_messages_arrive_whole_and_in_order(messages: list[tuple[str, object]]) 
         here.send(*message)
     got: list[tuple[object, ...]] = []
     while len(got) < len(messages):
-        more, _ = other.receive()
-        got += more
+        got += other.receive()
     assert got == messages
     here.close()
     other.close()
@@ -55,7 +54,7 @@ def test_a_message_that_comes_in_pieces_is_given_when_it_is_whole() -> None:
     octets = witness.recv(4096)
     for index in range(len(octets)):
         raw.send(octets[index : index + 1])
-        messages, _ = other.receive()
+        messages = other.receive()
         assert messages == ([("number", 7)] if index == len(octets) - 1 else [])
     for sock in (copy, witness):
         sock.close()
@@ -71,7 +70,7 @@ def test_what_there_is_no_room_for_is_kept_and_sent_later(ends: tuple[Channel, C
         sent += 1
     got = 0
     while got < sent:
-        messages, _ = other.receive()
+        messages = other.receive()
         for message in messages:
             assert message[1] == got
             got += 1
@@ -88,24 +87,27 @@ def test_a_descriptor_travels_with_its_message() -> None:
     messages: list[tuple[object, ...]] = []
     descriptors: list[int] = []
     while len(messages) < 2:
-        more, also = receiver.receive()
+        more, also = receiver.receive_descriptors()
         messages += more
         descriptors += also
     assert messages == [("before", 1), ("born", 42)]
     assert len(descriptors) == 1
     os.write(descriptors[0], b"x")
     assert os.read(reading, 1) == b"x"
+    assert receiver.receive_descriptors() == ([], [])
+    sender.close()
+    with pytest.raises(EOFError):
+        receiver.receive_descriptors()
     for descriptor in (reading, writing, *descriptors):
         os.close(descriptor)
-    sender.close()
     receiver.close()
 
 
 def test_nothing_is_no_end_but_a_closed_channel_is(ends: tuple[Channel, Channel]) -> None:
     here, other = ends
-    assert other.receive() == ([], [])
+    assert other.receive() == []
     here.send("last")
     here.close()
-    assert other.receive() == ([("last",)], [])
+    assert other.receive() == [("last",)]
     with pytest.raises(EOFError):
         other.receive()

@@ -58,7 +58,7 @@ class Parent:
         """The packed event of the transfer's end, the last of those that it told."""
 
         def has_ended() -> bool:
-            messages, _ = self.channel.receive()
+            messages = self.channel.receive()
             for message in messages:
                 if message[0] == "events":
                     self.told += message[1]

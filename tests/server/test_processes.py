@@ -123,6 +123,17 @@ def test_each_of_many_clients_has_a_process_to_itself(
     witness.wait(TransferEnded, 10)
 
 
+def test_children_interrupt_nobody_and_the_engine_waits_for_none_of_them(
+    serve: Serve, root: Path
+) -> None:
+    assert fetch(serve_processes(serve, root)) == CONTENT
+    (nursery,) = processes()
+    children = processes(nursery)
+    assert children
+    assert {os.sched_getscheduler(pid) for pid in children} == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 def test_more_clients_than_children_wait_for_their_turn(serve: Serve, root: Path) -> None:
     server = serve_processes(serve, root, engine=ProcessEngine(children=1))
     with WirePeer(server.address) as first, WirePeer(server.address) as second:

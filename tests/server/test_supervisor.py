@@ -94,6 +94,13 @@ def test_clients_are_dealt_out_among_the_workers(supervise: Supervise) -> None:
         peer.close()
 
 
+def test_workers_interrupt_nobody(supervise: Supervise) -> None:
+    # Two of them and their clients on two processors: each that woke up stopped one of the others.
+    for pid in supervise().processes:
+        threads = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
+
+
 def open_udp_ports(pid: int) -> int:
     lines = Path("/proc/net/udp").read_text().splitlines()[1:]
     ports = {f"socket:[{line.split()[9]}]": line.split()[1] for line in lines}

@@ -1,14 +1,18 @@
-"""How long threads and processes have run on a processor, and how long they had to wait for one.
+"""How long threads and processes have run on a processor and had to wait for one, and for whom.
 
-Linux keeps account of that; elsewhere nobody knows. This module knows nothing of the network.
+Linux keeps account of that, and lets a thread wait its turn; elsewhere nobody knows. This module
+knows nothing of the network.
 """
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Crowding", "Spent", "spent_by"]
+from tftp.log import logger
+
+__all__ = ["Crowding", "Spent", "interrupt_nobody", "spent_by"]
 
 # Seconds between two looks at the account, and for which share of them a thread has to wait before
 # it takes the processors for crowded.
@@ -30,6 +34,20 @@ def spent_by(process: int | None = None) -> Spent | None:
     except (OSError, ValueError):
         return None  # It is gone, or this is not Linux, or one that keeps no account.
     return Spent(int(running) / 1e9, int(waiting) / 1e9)
+
+
+def interrupt_nobody() -> None:
+    """Have this thread, and those that it starts, wait for their turn when they wake up (Linux).
+
+    For processes of which several serve: else each that wakes up gets in before whoever gives out
+    the work, and before its clients where they run here. It costs nothing where a processor is
+    free.
+    """
+    if hasattr(os, "SCHED_BATCH"):
+        try:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        except OSError as error:  # It may be forbidden to whoever is confined.
+            logger().debug("process %d is scheduled like any: %s", os.getpid(), error)
 
 
 class Crowding:

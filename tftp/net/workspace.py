@@ -93,25 +93,33 @@ class Workspace:
         inbound: room for what is received.
         outbox: what leaves together.
         shelf: what transfers have ready beforehand.
+        shares: whether it is worth while to keep that for others.
         aside: who does what takes long; None where nobody else is held up by it.
     """
 
-    __slots__ = ("_batches", "aside", "inbound", "outbox", "shelf")
+    __slots__ = ("_batches", "aside", "inbound", "outbox", "shares", "shelf")
 
-    def __init__(self) -> None:
+    def __init__(self, *, shares: bool = True) -> None:
+        """`shares`: several transfers may want the same part of a file at the same time."""
         self.aside: Aside | None = None
+        self.shares = shares
         self.outbox = Outbox()
         # Unlike a bytearray these zeroes are not written: a page that is never used costs nothing.
         self.inbound = BytesIO(bytes(_INBOUND)).getbuffer()
         self._batches: dict[int, Batch] = {}
         self.shelf = Shelf()
 
-    def batch(self, blksize: int) -> Batch:
-        """Room for DATA packets of this block size; the last one asked for is overwritten."""
+    def batch(self, blksize: int, count: int) -> Batch:
+        """Room for so many DATA packets of this block size, or for fewer where that is too much.
+
+        The last one asked for is overwritten.
+        """
         batch = self._batches.get(blksize)
-        if batch is None:
-            if len(self._batches) >= _LAYOUTS:
-                self._batches.clear()
-            count = max(1, min(kernel.MAX_SEGMENTS, MOST_IN_BATCH // (HEADER.size + blksize)))
-            batch = self._batches[blksize] = Batch(blksize, count)
+        if batch is None or len(batch.slots) < count:
+            most = max(1, min(kernel.MAX_SEGMENTS, MOST_IN_BATCH // (HEADER.size + blksize)))
+            count = min(count, most)
+            if batch is None or len(batch.slots) < count:
+                if len(self._batches) >= _LAYOUTS:
+                    self._batches.clear()
+                batch = self._batches[blksize] = Batch(blksize, count)
         return batch

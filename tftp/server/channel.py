@@ -88,31 +88,42 @@ class Channel:
                 return
             del self._outgoing[:sent]
 
-    def receive(self) -> tuple[list[Message], list[int]]:
-        """The messages that have come, and the descriptors with them, in order.
+    def receive(self) -> list[Message]:
+        """The messages that have come; of no descriptor.
 
         Raises:
             EOFError: the other end is gone, and everything that it sent has been received.
         """
+        try:
+            data = self._socket.recv(_READ_AT_ONCE)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            data = b""
+        return self._complete(data)
+
+    def receive_descriptors(self) -> tuple[list[Message], list[int]]:
+        """Like `receive`, and the descriptors that have come with the messages, in order."""
         try:
             data, descriptors, _flags, _ = socket.recv_fds(self._socket, _READ_AT_ONCE, 1)
         except BlockingIOError:
             return [], []
         except ConnectionError:
             data, descriptors = b"", []
-        if not data:
-            raise EOFError
-        self._incoming += data
-        return self._complete(), descriptors
+        return self._complete(data), descriptors
 
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
 
-    def _complete(self) -> list[Message]:
+    def _complete(self, data: bytes) -> list[Message]:
+        """The messages that are whole, now that this has come."""
+        if not data:
+            raise EOFError
         messages = []
         position = 0
         incoming = self._incoming
+        incoming += data
         while len(incoming) - position >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(incoming, position)
             end = position + _LENGTH.size + length

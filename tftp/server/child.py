@@ -63,7 +63,7 @@ class Child:
         self._config = config
         self._opening = Opening(storage, config, policy, self._report)
         self._doors = doors
-        self._workspace = Workspace()
+        self._workspace = Workspace(shares=False)  # It has one transfer at a time.
         self._reactor = Reactor(dropped=self._forget)
         self._session: Session | None = None
         self._crowding = Crowding()
@@ -117,7 +117,7 @@ class Child:
     def readable(self, now: float) -> None:
         """The parent has something to say."""
         try:
-            messages, _ = self._channel.receive()
+            messages = self._channel.receive()
         except EOFError:
             self._leave()
             return

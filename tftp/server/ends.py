@@ -114,7 +114,7 @@ class ChildEnd:
     def readable(self, now: float) -> None:
         """The child has something to tell."""
         try:
-            messages, _ = self._channel.receive()
+            messages = self._channel.receive()
         except EOFError:
             self.finished = True  # Why, the nursery knows.
             self.deadline = None
@@ -175,7 +175,7 @@ class NurseryEnd:
     def readable(self, now: float) -> None:
         """The nursery tells of births and deaths."""
         try:
-            messages, descriptors = self._channel.receive()
+            messages, descriptors = self._channel.receive_descriptors()
         except EOFError:
             self.finished = True
             self._crew.nursery_died(self.process.wait())

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 
+from tftp.net.processor import interrupt_nobody
 from tftp.server.channel import Channel
 from tftp.server.child import Child
 from tftp.server.launch import parts_of_launch
@@ -71,7 +72,7 @@ class Nursery:
         self._end_all()
 
     def _obey(self) -> None:
-        messages, _ = self._channel.receive()
+        messages = self._channel.receive()
         for message in messages:
             match message:
                 case ("fork",):
@@ -103,7 +104,7 @@ class Nursery:
             os.close(self._ringer)
             self._channel.close()
             _die_with(nursery)
-            _interrupt_nobody()
+            interrupt_nobody()
             upward = Channel(channel, blocking=True)
             redirect_log(upward.offer)
             Child(upward, self._parts, self._doors).run()  # type: ignore[arg-type]
@@ -149,16 +150,3 @@ def _die_with(nursery: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != nursery:  # It died before that could be said.
             os._exit(1)
-
-
-def _interrupt_nobody() -> None:
-    """Have this process wait for its turn when it wakes up (Linux).
-
-    Else each child that wakes up gets in before the engine, which gives out what waits, and before
-    its clients where they run here. It costs nothing where a processor is free.
-    """
-    if hasattr(os, "SCHED_BATCH"):
-        try:
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        except OSError as error:  # It may be forbidden to whoever is confined.
-            logger.debug("a child is scheduled like any process: %s", error)

@@ -423,7 +423,7 @@ class _Worker:
     def readable(self, now: float) -> None:
         """The worker has something to tell."""
         try:
-            messages, _ = self._channel.receive()
+            messages = self._channel.receive()
         except EOFError:
             self.finished = True
             self._supervisor.died(self, self._failure)

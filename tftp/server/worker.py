@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tftp.events import Event, RequestReceived, RequestRefused, TransferProgress
+from tftp.net.processor import interrupt_nobody
 from tftp.server import Server
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
@@ -63,6 +64,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the supervisor says stop, or is gone."""
+        interrupt_nobody()
         try:
             self._server.start()
         except OSError as error:
@@ -72,7 +74,7 @@ class Worker:
         self._teller.start()
         try:
             while True:
-                messages, _ = self._channel.receive()
+                messages = self._channel.receive()
                 for message in messages:
                     self._obey(message)
         except EOFError:
