@@ -4,6 +4,7 @@ import select
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -249,6 +250,26 @@ def test_a_reader_that_is_joined_by_another_shares_from_then_on(stage: Stage) ->
         if block == 600:
             source.identity = None
     assert begun + ended == content
+
+
+def test_one_that_has_ended_keeps_nothing_ready_though_somebody_remembers_it(stage: Stage) -> None:
+    # A reactor does, until a deadline of it comes up that holds no more.
+    def end_one_in_the_middle() -> None:
+        session = stage.sending(content)
+        session.start(0.0)
+        acknowledged(stage, session, 20)
+        session.abort(Aborted("enough"))
+        session.close()
+        stage.peer.drain()
+
+    content = bytes(512 * 200)
+    end_one_in_the_middle()
+    tracemalloc.start()
+    for _ in range(4):
+        end_one_in_the_middle()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 4 * (32 << 10), "64 KiB were ready for each"
 
 
 def test_what_was_sent_ahead_is_accounted_for_before_anything_else_happens(stage: Stage) -> None:

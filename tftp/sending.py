@@ -175,6 +175,8 @@ class SendingSession(Session):
         if self._run is not None:
             self._workspace.shelf.give_back(self._run)
             self._run = None
+            # A reactor may remember this session for a while, and what was ready need not stay.
+            self._steps = iter(())
 
     def _step(self, ack: bytes, now: float) -> bool:
         """Send the window that is ready; if it was the last of them, prepare some more.

@@ -5,7 +5,7 @@ here knows the protocol beyond the four octets in front of each block.
 """
 
 from collections.abc import Callable
-from io import BytesIO
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tftp.net import kernel
@@ -104,8 +104,8 @@ class Workspace:
         self.aside: Aside | None = None
         self.shares = shares
         self.outbox = Outbox()
-        # Unlike a bytearray these zeroes are not written: a page that is never used costs nothing.
-        self.inbound = BytesIO(bytes(_INBOUND)).getbuffer()
+        # Unlike a bytearray's these zeroes are not written: a page that is not used costs nothing.
+        self.inbound = memoryview(mmap(-1, _INBOUND))
         self._batches: dict[int, Batch] = {}
         self.shelf = Shelf()
 

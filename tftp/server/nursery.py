@@ -26,6 +26,8 @@ __all__ = ["main"]
 logger = logging.getLogger("tftp")
 
 _PR_SET_PDEATHSIG = 1
+# Looked up before there are children: each of them would have its own copy of what that touches.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
 def main(descriptor: int) -> None:
@@ -146,7 +148,7 @@ def _dead_children() -> list[tuple[int, int]]:
 
 def _die_with(nursery: int) -> None:
     """Have the system end this process when the nursery dies, even by SIGKILL (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != nursery:  # It died before that could be said.
             os._exit(1)
