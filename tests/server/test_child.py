@@ -52,7 +52,7 @@ class Parent:
             peer=peer.address,
             local=self.door.getsockname(),
         )
-        self.channel.send("open", 1, 0, time.monotonic(), pack_request(request))
+        self.channel.send("open", 1, 0, time.monotonic(), pack_request(request), False)
 
     def end(self) -> Message:
         """The packed event of the transfer's end, the last of those that it told."""

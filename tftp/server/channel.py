@@ -56,8 +56,7 @@ class Channel:
             OSError: the other end is gone.
         """
         data = marshal.dumps(message)
-        self._outgoing += _LENGTH.pack(len(data))
-        self._outgoing += data
+        self._outgoing += _LENGTH.pack(len(data)) + data
         self.flush()
 
     def offer(self, *message: Any) -> bool:

@@ -69,6 +69,7 @@ class Child:
         self._crowding = Crowding()
         self._streams_from = 0.0
         self._untold: list[Message] = []
+        self._is_known = False  # the request, to those whom the parent tells
         self._leaving = False
 
     def run(self) -> None:
@@ -145,7 +146,8 @@ class Child:
 
     def _obey(self, message: Message, now: float) -> None:
         match message:
-            case "open", number, door, came, packed:
+            case "open", number, door, came, packed, told:
+                self._is_known = told
                 request = unpack_request(packed)
                 self._open(Arrival(request, number, self._doors[door], came), now)
             case "deliver", octets:
@@ -196,8 +198,10 @@ class Child:
             self._reactor.drive(self._session, self._session.abort, Aborted("server stops"))
 
     def _report(self, event: Event) -> None:
-        self._untold.append(pack_event(event))
-        if isinstance(event, RequestReceived):
+        received = isinstance(event, RequestReceived)
+        if not (received and self._is_known):
+            self._untold.append(pack_event(event))
+        if received:
             return  # What becomes of it follows at once, and a message less is a wake-up less.
         untold, self._untold = self._untold, []
         local = None

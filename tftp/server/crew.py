@@ -70,6 +70,7 @@ class Crew:
         self._opening = opening
         self._config = config
         self._listeners = listeners
+        self._doors = {listener.socket: door for door, listener in enumerate(listeners)}
         self._children_allowed = most
         self._most = min(most, config.max_transfers)
         self._limits: tuple[int, int] | None = None  # what children are to be told
@@ -236,17 +237,10 @@ class Crew:
         child.jobs[arrival.number] = job
         child.served += 1
         child.deadline = time.monotonic() + self._hang_after
-        door = self._door(arrival)
+        door = self._doors[arrival.socket]
         packed = pack_request(arrival.request)
-        child.order("open", arrival.number, door, arrival.came, packed)
+        child.order("open", arrival.number, door, arrival.came, packed, job.told)
         self._reactor.settle(child)
-
-    def _door(self, arrival: Arrival) -> int:
-        return next(
-            index
-            for index, listener in enumerate(self._listeners)
-            if listener.socket is arrival.socket
-        )
 
     def born(self, pid: int, channel: Channel) -> None:
         """The nursery has a new child."""
@@ -323,8 +317,6 @@ class Crew:
         if job is None:
             return
         event = unpack_event(packed, job.request)
-        if job.told and isinstance(event, RequestReceived):
-            return
         job.note(event)
         job.told = True
         job.local = local or job.local
