@@ -41,7 +41,7 @@ class ErrorCode(IntEnum):
         return _TEXTS[self]
 
 
-_TEXTS = {
+_TEXTS: dict[int, str] = {
     ErrorCode.UNDEFINED: "transfer failed",
     ErrorCode.FILE_NOT_FOUND: "file not found",
     ErrorCode.ACCESS_VIOLATION: "access denied",
@@ -52,6 +52,8 @@ _TEXTS = {
     ErrorCode.NO_SUCH_USER: "no such user",
     ErrorCode.OPTION_REFUSED: "option negotiation failed",
 }
+# A dict is several times as quick as an enumeration that is called.
+_CODES: dict[int, ErrorCode] = {int(code): code for code in ErrorCode}
 
 
 class TFTPError(Exception):
@@ -123,12 +125,12 @@ class Aborted(TFTPError):
 
 def known_code(code: int) -> int:
     """`code` as an `ErrorCode` where it is one."""
-    return ErrorCode(code) if code in _TEXTS else code
+    return _CODES.get(code, code)
 
 
 def known_text(code: int) -> str:
     """The standard text of an error code, or the number in words for one that no RFC defines."""
-    return ErrorCode(code).text if code in _TEXTS else f"error code {code}"
+    return _TEXTS.get(code) or f"error code {code}"
 
 
 # RFC 1350, appendix: the codes; everything that is not listed is "not defined".

@@ -21,6 +21,8 @@ Policy = Callable[[Request], Request]
 
 def backslashes(request: Request) -> Request:
     """Take a backslash for a slash, as Windows loaders mean it (`\\Boot\\BCD`)."""
+    if b"\\" not in request.filename:
+        return request  # As almost all are: a copy would be a twentieth of a small transfer.
     return replace(request, filename=request.filename.replace(b"\\", b"/"))
 
 
@@ -30,7 +32,8 @@ def strip_junk(request: Request) -> Request:
     Old boot ROMs read DHCP option 67 past its end, and ask for the end marker (255) and what
     follows it in memory as a part of the name.
     """
-    return replace(request, filename=request.filename.partition(b"\xff")[0])
+    name, junk, _ = request.filename.partition(b"\xff")
+    return replace(request, filename=name) if junk else request
 
 
 def read_only(request: Request) -> Request:
