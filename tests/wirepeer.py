@@ -182,7 +182,7 @@ class WirePeer:
                 payload = content[(block - 1) * blksize : block * blksize]
                 self.send(Data(on_wire(block, rollover), payload))
             while (answer := self.receive()) != Ack(on_wire(end, rollover)):
-                assert isinstance(answer, Ack), answer  # One that came again.
+                assert isinstance(answer, Ack | OptionAck), answer  # One that came again.
             acked = end
 
 
