@@ -436,7 +436,7 @@ def test_a_server_that_falls_silent_in_the_midst_is_a_timeout_that_says_for_how_
     peer = door.asked_by()
     peer.send(Data(1, bytes(512)))
     assert peer.receive() == Ack(1)
-    with pytest.raises(TransferTimeout, match=r"for 0\.4") as caught:
+    with pytest.raises(TransferTimeout, match=r"for \d\.\d+ s") as caught:
         result(future)
     assert format_address(door.address) in str(caught.value)
     assert isinstance(caught.value, TimeoutError)

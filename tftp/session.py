@@ -8,6 +8,7 @@ here, and nowhere else.
 
 import contextlib
 import errno
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -164,6 +165,11 @@ class Session:
     def local(self) -> Address:
         """The address and port that it sends from."""
         return self._endpoint.address
+
+    @property
+    def socket(self) -> socket.socket:
+        """What the peer is heard by, open as long as the session."""
+        return self._endpoint.socket
 
     def fileno(self) -> int:
         """The endpoint's descriptor; -1 where the port is shared with other transfers."""

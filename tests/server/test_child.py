@@ -74,9 +74,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[float | None]:
     calls: list[float | None] = []
     real = kernel.wait_in_calls
 
-    def wait_in_calls(descriptor: int, seconds: float | None) -> None:
+    def wait_in_calls(sock: socket.socket, seconds: float | None) -> None:
         calls.append(seconds)
-        real(descriptor, seconds)
+        real(sock, seconds)
 
     monkeypatch.setattr(kernel, "wait_in_calls", wait_in_calls)
     return calls

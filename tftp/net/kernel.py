@@ -8,7 +8,6 @@ with plain calls. This module knows nothing of TFTP.
 
 import contextlib
 import errno
-import os
 import socket
 import struct
 import sys
@@ -287,19 +286,13 @@ def path_mtu(peer: Address, family: int) -> int | None:
             return None
 
 
-def wait_in_calls(descriptor: int, seconds: float | None) -> None:
+def wait_in_calls(sock: socket.socket, seconds: float | None) -> None:
     """Have calls that receive wait for at most so long; with None they do not wait (Linux).
 
     Rounded up to what the kernel counts in, up to 10 ms.
     """
-    os.set_blocking(descriptor, seconds is not None)
-    if seconds is None:
-        return
-    whole, fraction = divmod(seconds, 1)
-    sock = socket.socket(fileno=descriptor)
-    try:
-        sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(int(whole), int(fraction * 1e6))
-        )
-    finally:
-        sock.detach()
+    sock.setblocking(seconds is not None)
+    if seconds is not None:
+        whole, fraction = divmod(seconds, 1)
+        limit = _TIMEVAL.pack(int(whole), int(fraction * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)

@@ -96,9 +96,9 @@ class Child:
         that the session is told is that of its last packet, not of the answer to it, and so early
         by a round trip of less than `_QUICK`.
         """
-        clock, readable, descriptor = time.monotonic, session.readable, session.fileno()
+        clock, readable, sock = time.monotonic, session.readable, session.socket
         until = min(now + _STREAM, session.deadline or now)
-        kernel.wait_in_calls(descriptor, _QUICK)
+        kernel.wait_in_calls(sock, _QUICK)
         try:
             while now < until and session.ended is None and not session.blocked:
                 readable(now)
@@ -107,7 +107,7 @@ class Child:
                     self._streams_from = now + _PAUSE
                     break
         finally:
-            kernel.wait_in_calls(descriptor, None)
+            kernel.wait_in_calls(sock, None)
 
     # -- what the reactor calls -------------------------------------------------------------------
 
