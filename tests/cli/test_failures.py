@@ -105,6 +105,7 @@ def test_a_failure_of_the_network_names_the_address_of_the_server() -> None:
         (errno.EACCES, "port 69 needs root or CAP_NET_BIND_SERVICE: try --port 6969"),
         (errno.EADDRINUSE, "cannot listen on 127.0.0.1:69: this port is in use"),
         (errno.EADDRNOTAVAIL, "127.0.0.1:69: this machine has no such address"),
+        (errno.EINVAL, "a link-local address needs its interface: fe80::1%eth0"),
         (errno.EAFNOSUPPORT, "try -4"),
         (errno.ENOBUFS, "no buffer space available"),
     ],

@@ -51,6 +51,12 @@ def test_where_nothing_could_listen_is_known_before(place: Place, words: str) ->
     assert failed.value.filename == str(place)
 
 
+def test_a_link_local_address_without_its_interface_is_told_as_such() -> None:
+    with pytest.raises(OSError, match="needs its interface") as failed:
+        Place("fe80::1", 1).check_here()
+    assert failed.value.errno == errno.EINVAL
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "localhost"])
 def test_a_place_is_here_also_where_somebody_listens(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:

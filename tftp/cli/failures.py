@@ -271,6 +271,11 @@ def explain_start(error: OSError, port: int) -> Failure:
                 "this machine has no such address",
                 "look at `ip address`, or leave out --host",
             )
+        case errno.EINVAL:
+            cause, remedy = (
+                "this is no address to listen on",
+                "a link-local address needs its interface: fe80::1%eth0",
+            )
         case errno.EAFNOSUPPORT:
             cause, remedy = "this machine has no such network", "try -4, or another --host"
         case _:

@@ -34,7 +34,7 @@ def exposition_of(board: "Board", server: "Observed", place: Place) -> "Expositi
     """The metrics of a server, ready to be opened.
 
     Raises:
-        click.ClickException: prometheus-client is not installed.
+        click.ClickException: prometheus-client is not installed, or this host has no such address.
     """
     try:
         from tftp.monitor.metrics import Exposition, Metrics
@@ -44,13 +44,21 @@ def exposition_of(board: "Board", server: "Observed", place: Place) -> "Expositi
         raise click.ClickException(
             "--metrics needs prometheus-client: pip install 'tftpkit[monitor]'"
         ) from None
+    try:
+        place.check_here()
+    except OSError as error:
+        raise click.ClickException(_why(error)) from None
     return Exposition(Metrics(board, server, version=version()), place)
 
 
 def explain_exposition(error: OSError) -> str:
     """Why metrics can not be had there, and what to do."""
+    return f"tftp: {_why(error)}"
+
+
+def _why(error: OSError) -> str:
     place = printable(str(error.filename))
-    return f"tftp: cannot give metrics on {place}: {error.strerror}: choose another --metrics"
+    return f"cannot give metrics on {place}: {error.strerror}: choose another --metrics"
 
 
 def url_of(place: Place) -> str:

@@ -19,6 +19,11 @@ _PORT = re.compile(r"\d{1,5}", re.ASCII)
 # Seconds between the signs of life that tell a quiet server from one that has lost its power, and
 # how many of them may go missing.
 _KEEPALIVE_AFTER, _KEEPALIVE_EVERY, _KEEPALIVE_MISSING = 20, 5, 3
+# What the system means when it refuses an address of a host's own.
+_NOT_HERE = {
+    errno.EADDRNOTAVAIL: "this host has no such address",
+    errno.EINVAL: "a link-local address needs its interface, as in [fe80::1%eth0]",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,7 @@ class Place:
                 failure = error
             else:
                 return
-        away = failure.errno == errno.EADDRNOTAVAIL
-        words = "this host has no such address" if away else failure.strerror
+        words = _NOT_HERE.get(failure.errno or 0, failure.strerror)
         raise OSError(failure.errno, words, str(self)) from failure
 
     def connect(self, timeout: float) -> socket.socket:
