@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.arrangements import CALM
 from tests.server.conftest import Serve
 from tests.watching import Witness, descendants, eventually, open_files, processes
 from tests.wirepeer import WirePeer
@@ -121,6 +124,28 @@ def test_each_of_many_clients_has_a_process_to_itself(
         peer.send(Error(0, "enough"))
         peer.close()
     witness.wait(TransferEnded, 10)
+
+
+@pytest.mark.parametrize("children", [1, 2, 4])
+def test_who_waits_for_a_place_has_it_from_one_that_only_stays_for_its_last_ack(
+    serve: Serve, root: Path, witness: Witness, children: int
+) -> None:
+    # Each child is replaced after its upload, and would stay for longer than any test waits.
+    server = serve(
+        Directory(root, writable=True),
+        engine=ProcessEngine(children=children, warm=1, recycle=1),
+        patience=replace(CALM, dally=600.0),
+    )
+    for number in range(8):
+        with WirePeer(server.address) as peer:
+            peer.write(b"all", f"new{number}")
+    assert [witness.outcome(count) for count in range(1, 9)] == [Outcome.DONE] * 8
+    with ExitStack() as stack:
+        readers = [stack.enter_context(WirePeer(server.address)) for _ in range(8)]
+        for reader in readers:
+            reader.rrq("new0")
+        for reader in readers:
+            assert reader.collect() == b"all"
 
 
 def test_children_interrupt_nobody_and_the_engine_waits_for_none_of_them(

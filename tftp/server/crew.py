@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 
 from tftp.errors import Aborted, ErrorCode, Refused
 from tftp.events import (
@@ -82,6 +83,7 @@ class Crew:
         self._nursery = NurseryEnd(self, self._launch())
         self._children: dict[int, ChildEnd] = {}
         self._coming = 0  # children that the nursery has been asked for
+        self._leaving: dict[int, ChildEnd] = {}  # they only stay to repeat a last ACK
         self._idle: deque[ChildEnd] = deque()
         self._jobs: dict[Address, Task] = {}  # by client: those that run, and those that wait
         self._waiting: deque[Task] = deque()  # who has waited for longest comes first
@@ -198,17 +200,26 @@ class Crew:
             self._assign(job, child)
             self._served += 1
         if self._waiting:
-            wanted = self._growth.places - len(self._children)
+            wanted = self._growth.places - (len(self._children) - len(self._leaving))
         else:
             wanted = self._warm - len(self._idle)
         room = self._most - len(self._children)
         for _ in range(min(wanted, room) - self._coming):
             self._coming += 1
             self._nursery.order("fork")
+        if self._waiting and wanted > room:
+            self._hurry(wanted - room)
         if self._waiting and self._next_look is None:
             self._served = 0
             self._growth.begin(time.monotonic())
             self._look()
+
+    def _hurry(self, count: int) -> None:
+        """End so many children that only stay, the longest first: others wait for their places."""
+        for child in islice(self._leaving.values(), count):
+            if not child.hurried:
+                child.hurried = True
+                self._nursery.order("kill", child.pid)
 
     def _look(self) -> None:
         """See what is to be done about those who wait; now, and again as long as there are any."""
@@ -256,6 +267,7 @@ class Crew:
     def gone(self, pid: int, status: int) -> None:
         """The nursery has buried a child."""
         child = self._children.pop(pid, None)
+        self._leaving.pop(pid, None)
         if child is None:
             return
         self._stays_no_longer(child)
@@ -290,6 +302,7 @@ class Crew:
         """Close the channel: the child finishes what it stays for, and leaves."""
         self._stays_no_longer(child)
         child.leaving = True
+        self._leaving[child.pid] = child
         child.finished = True
         self._reactor.settle(child)
 

@@ -76,6 +76,7 @@ class ChildEnd:
         "armed",
         "deadline",
         "finished",
+        "hurried",
         "jobs",
         "leaving",
         "pid",
@@ -92,6 +93,7 @@ class ChildEnd:
         self.jobs: dict[int, Task] = {}
         self.served = 0
         self.leaving = False
+        self.hurried = False  # it has been told to leave at once
         #: The client that it still repeats its last ACK for, until it has something to do.
         self.stays_for: Address | None = None
         self._crew = crew
