@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -336,6 +337,87 @@ def test_children_are_born_again_when_their_parent_was_killed(serve: Serve, root
     os.kill(nursery, signal.SIGKILL)
     assert eventually(lambda: bool(processes() - {nursery}))
     assert fetch(server) == CONTENT
+
+
+class AtHome:
+    """A storage that comes into no other process as long as a file is there, and notes each try."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.home = os.getpid()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if (self.root / "closed").exists():
+            with (self.root / "tries").open("a") as tries:
+                tries.write("x")
+            raise ImportError("it stays at home")
+
+    def open_read(self, request: Request) -> Source:
+        return Directory(self.root).open_read(request)
+
+    def open_write(self, request: Request) -> Sink:
+        return Directory(self.root).open_write(request)
+
+
+def test_processes_that_can_not_start_are_an_error_of_the_start(
+    root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (root / "closed").touch()
+    before, born_before = set(threading.enumerate()), processes()
+    server = Server(AtHome(root), engine=ProcessEngine())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"could not start: .* ended with status 1"):
+            server.start()
+    assert set(threading.enumerate()) <= before
+    assert processes() <= born_before
+    assert "it stays at home" in capfd.readouterr().err
+    (root / "closed").unlink()
+    with server:
+        assert fetch(server) == CONTENT
+
+
+def test_a_nursery_that_can_not_start_again_is_tried_now_and_then(serve: Serve, root: Path) -> None:
+    server = serve(AtHome(root), engine=ProcessEngine(warm=1))
+    assert fetch(server) == CONTENT
+    (root / "closed").touch()
+    (nursery,) = processes()
+    os.kill(nursery, signal.SIGKILL)
+    assert eventually((root / "tries").exists)
+    with WirePeer(server.address) as peer:
+        peer.rrq("file")
+        assert eventually(lambda: len((root / "tries").read_text()) >= 3)
+        (root / "closed").unlink()
+        assert peer.collect() == CONTENT, "who asked meanwhile has waited"
+
+
+_MAIN = """
+import sys
+from tftp.server import Server
+from tftp.server.processes import ProcessEngine
+from tftp.server.supervisor import Supervisor
+
+def rule(request):
+    return request
+
+if sys.argv[2] == "workers":
+    server = Supervisor(sys.argv[1], policy=[rule])
+else:
+    server = Server(sys.argv[1], policy=[rule], engine=ProcessEngine())
+server.start()
+"""
+
+
+@pytest.mark.parametrize("kind", ["processes", "workers"])
+def test_a_rule_of_the_main_script_is_refused_with_the_remedy(root: Path, kind: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _MAIN, str(root), kind], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "TypeError: a storage and rules for other processes must be picklable: rule" in (
+        done.stderr
+    )
+    assert "put it into a module of its own" in done.stderr
 
 
 _PROGRAM = """

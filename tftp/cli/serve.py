@@ -429,6 +429,9 @@ def command(**given: Any) -> int:
         except OSError as error:
             write_line(str(explain_start(error, config.port)))
             return 1
+        except RuntimeError as error:
+            write_line(f"tftp: {error}: why, it has said before")
+            return 1
         try:
             if metrics is not None:
                 metrics.start()

@@ -50,6 +50,8 @@ _IDLE_AFTER = 30.0
 _LOOK_EVERY = 0.02
 # Seconds between two looks whether the thread is still there that new limits are for.
 _ADJUSTED = 0.1
+# Seconds before a nursery that did not come up is started again: at first, and at most.
+_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
 # Seconds between the aborts at the end and the end of patience with the children.
 _LAST_WORDS = 0.5
 
@@ -82,6 +84,9 @@ class Crew:
         self._watch = LevelWatch(self._level_changed)
         self._nursery = NurseryEnd(self, self._launch())
         self._children: dict[int, ChildEnd] = {}
+        self._booted = threading.Event()  # the first nursery is ready, or has failed
+        self._failure: str | None = None
+        self._backoff = 0.0
         self._coming = 0  # children that the nursery has been asked for
         self._leaving: dict[int, ChildEnd] = {}  # they only stay to repeat a last ACK
         self._idle: deque[ChildEnd] = deque()
@@ -99,7 +104,12 @@ class Crew:
     # -- from other threads -----------------------------------------------------------------------
 
     def start(self) -> None:
+        """Begin. Raises `RuntimeError` when the other processes can not be started."""
         self._thread.start()
+        self._booted.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise RuntimeError(self._failure)
 
     def stop(self, grace: float | None) -> None:
         self._reactor.call(self._drain)
@@ -410,15 +420,38 @@ class Crew:
             self._reactor.close()
             self._nursery.process.wait()
 
+    def nursery_ready(self) -> None:
+        """It has come up, and children may be asked for."""
+        self._backoff = 0.0
+        self._booted.set()
+
     def nursery_died(self, status: int) -> None:
-        """All children have died with it: start anew."""
-        logger.error("the parent of all children ended with status %d; starting a new one", status)
+        """All children have died with it: start anew, later and later where that does not help."""
+        why = f"the parent of all children ended with status {status}"
+        if not self._booted.is_set():
+            self._failure = f"the server's processes could not start: {why}"
+            self._over = True
+            self._booted.set()
+            return
         for child in list(self._children.values()):
             self.gone(child.pid, signal.SIGKILL)
-        self._coming = 0
+        self._launch_later(why, grows=not self._nursery.ready)
+
+    def _launch_later(self, why: str, *, grows: bool) -> None:
+        if grows:
+            self._backoff = min(max(_BACKOFF, 2 * self._backoff), _MAX_BACKOFF)
+        logger.error("%s; starting a new one in %.1f s", why, self._backoff)
+        self._reactor.add(Later(time.monotonic() + self._backoff, self._launch_again))
+
+    def _launch_again(self) -> None:
         if self._over:
             return
-        self._nursery = NurseryEnd(self, self._launch())
+        try:
+            self._nursery = NurseryEnd(self, self._launch())
+        except OSError as error:
+            self._launch_later(f"no process can be started: {error.strerror}", grows=True)
+            return
+        self._coming = 0
         self._reactor.add(self._nursery)
         self._employ()
 

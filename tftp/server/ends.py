@@ -39,6 +39,9 @@ class Ears(Protocol):
     def gone(self, pid: int, status: int) -> None:
         """The nursery has buried a child; `status` is as from `waitpid`."""
 
+    def nursery_ready(self) -> None:
+        """The nursery can fork children."""
+
     def nursery_died(self, status: int) -> None:
         """The nursery is gone, and all children with it; `status` is its exit code."""
 
@@ -154,6 +157,7 @@ class NurseryEnd:
 
     def __init__(self, crew: Ears, launched: Launched) -> None:
         self.process = launched.process
+        self.ready = False
         self.armed = 0.0
         self.finished = False
         self._crew = crew
@@ -185,6 +189,9 @@ class NurseryEnd:
         self._newborn.extend(_channel_of(descriptor) for descriptor in descriptors)
         for message in messages:
             match message:
+                case ("ready",):
+                    self.ready = True
+                    self._crew.nursery_ready()
                 case "born", pid:
                     self._crew.born(pid, self._newborn.popleft())
                 case "log", level, process, text, trace:

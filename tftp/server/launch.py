@@ -5,12 +5,14 @@ a server inside somebody's program can not know. So a new interpreter is started
 parts: pickled, since they are Python objects, with the listening sockets by descriptor.
 """
 
+import io
 import os
 import pickle
 import socket
 import subprocess
 import sys
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 from tftp.server.channel import Channel
@@ -42,11 +44,11 @@ def launch(module: str, parts: Any, sockets: list[socket.socket]) -> Launched:
         sockets: are inherited, under the same descriptors.
 
     Raises:
-        TypeError: something in `parts` can not be pickled.
+        TypeError: something in `parts` can not be pickled, or not be found there by its name.
         OSError: no process can be started.
     """
     try:
-        pickled = pickle.dumps(parts)
+        pickled = _pickled(parts)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(
             f"a storage and rules for other processes must be picklable: {error}"
@@ -63,6 +65,23 @@ def launch(module: str, parts: Any, sockets: list[socket.socket]) -> Launched:
     with process.stdin as pipe:
         pipe.write(pickled)
     return Launched(process, channel)
+
+
+def _pickled(parts: Any) -> bytes:
+    octets = io.BytesIO()
+    _Pickler(octets).dump(parts)
+    return octets.getvalue()
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses what the other process would look for in vain: its main module is another one."""
+
+    def persistent_id(self, thing: Any) -> None:
+        """Called for all that is pickled; classes and functions travel as names."""
+        if isinstance(thing, type | FunctionType) and thing.__module__ == "__main__":
+            raise pickle.PicklingError(
+                f"{thing.__qualname__} is part of the main script: put it into a module of its own"
+            )
 
 
 def parts_of_launch() -> Any:

@@ -64,6 +64,7 @@ class Nursery:
         gc.collect()
         gc.freeze()
         with contextlib.suppress(EOFError, ConnectionError):
+            self._channel.send("ready")
             while True:
                 ready, _, _ = select.select([self._channel.fileno(), self._bell], [], [])
                 if self._channel.fileno() in ready:

@@ -63,7 +63,12 @@ class ProcessEngine:
     def start(
         self, opening: Opening, config: ServerConfig, listeners: Sequence[Listener]
     ) -> Sequence[Listener]:
-        """Start the nursery, the first children and the thread; the listeners are served in it."""
+        """Start the nursery, the first children and the thread; the listeners are served in it.
+
+        Raises:
+            TypeError: the storage or a rule can not travel to another process.
+            RuntimeError: the nursery can not start; what it said is in the log.
+        """
         self._crew = Crew(
             opening,
             config,
