@@ -8,6 +8,7 @@ import itertools
 import os
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.arrangements import (
+    CALM,
     Arrangement,
     Served,
     arranged,
@@ -499,6 +501,27 @@ def test_a_flood_of_strangers_at_a_transfer_stops_neither_it_nor_the_others(
         assert eventually(goes_on)
         assert peer.receive() == Data(2, CONTENT[512:1024])
     assert witness.outcome(20) is Outcome.DONE
+
+
+@in_one_process
+def test_who_only_stays_for_a_last_ack_gives_its_descriptors_to_who_asks(
+    serve: Serve, witness: Witness, root: Path
+) -> None:
+    # A finished upload keeps its sockets for six seconds; a burst of small ones takes them all.
+    server = serve(Directory(root, writable=True), patience=replace(CALM, dally=600.0))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = len(os.listdir("/proc/self/fd")) + 40  # noqa: PTH208
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+    try:
+        for number in range(60):
+            with WirePeer(server.address) as peer:
+                peer.write(b"all", f"new{number}")
+        with WirePeer(server.address) as peer:
+            assert peer.read("file") == CONTENT
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert [witness.outcome(count) for count in range(1, 62)] == [Outcome.DONE] * 61
+    assert not witness.all(RequestRefused)
 
 
 @in_one_process

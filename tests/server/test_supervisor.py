@@ -215,6 +215,8 @@ def test_stop_reaches_all_workers(supervise: Supervise, witness: Witness) -> Non
     assert witness.wait(TransferEnded).outcome is Outcome.ABORTED
     with pytest.raises(RuntimeError, match="not running"):
         _ = supervisor.addresses
+    with pytest.raises(RuntimeError, match="make another"):
+        supervisor.start()
 
 
 def test_a_drained_supervisor_lets_transfers_finish(supervise: Supervise, witness: Witness) -> None:

@@ -10,7 +10,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from tftp.errors import ErrorCode, ProtocolError, Refused, TFTPError
@@ -44,6 +44,8 @@ logger = logging.getLogger("tftp")
 _HEADERS = {socket.AF_INET: 20 + 8 + 4, socket.AF_INET6: 40 + 8 + 4}
 # Every path takes a block of this size whole (IPv6: 1280 octets; nobody runs IPv4 with less today).
 _SAFE_BLKSIZE = 1280 - 52
+# What a process, or the whole system, says that has as many files and sockets open as it may.
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 # A transfer of so many windows is worth a second socket.
 _LONG = 32
 # The route to a client is looked up anew after so many seconds, and so many are remembered.
@@ -84,15 +86,22 @@ class Opening:
         self._config = config
         self._routes = {}
 
-    def open(self, arrival: Arrival, workspace: Workspace, now: float) -> Session | None:
+    def open(
+        self,
+        arrival: Arrival,
+        workspace: Workspace,
+        now: float,
+        make_room: Callable[[], bool] = lambda: False,
+    ) -> Session | None:
         """The session that serves this request, not started yet; None if it was refused.
 
-        The client has then got its ERROR, and the observers know.
+        The client has then got its ERROR, and the observers know. `make_room` is asked, where the
+        process has no descriptor left, to give some up; it says whether there were any.
         """
         request = arrival.request
         self.report(RequestReceived(time=time.time(), transfer=arrival.number, request=request))
         try:
-            return self._open(arrival, workspace, now)
+            return self._open(arrival, workspace, now, make_room)
         except TFTPError as error:
             self.refuse(arrival, error.with_traceback(None), workspace.outbox)
         except OSError as error:
@@ -115,13 +124,20 @@ class Opening:
             )
         )
 
-    def _open(self, arrival: Arrival, workspace: Workspace, now: float) -> Session:
+    def _open(
+        self, arrival: Arrival, workspace: Workspace, now: float, make_room: Callable[[], bool]
+    ) -> Session:
         request = _in_known_mode(arrival.request)
         for rule in self._policy:
             request = rule(request)
-        if request.operation is Operation.READ:
-            return self._open_read(arrival, request, workspace, now)
-        return self._open_write(arrival, request, workspace, now)
+        reads = request.operation is Operation.READ
+        attempt = self._open_read if reads else self._open_write
+        while True:
+            try:
+                return attempt(arrival, request, workspace, now)
+            except OSError as error:
+                if error.errno not in _NO_DESCRIPTORS or not make_room():
+                    raise
 
     def _open_read(
         self, arrival: Arrival, request: Request, workspace: Workspace, now: float

@@ -55,7 +55,7 @@ _OBEY = 1.0
 
 
 class Supervisor:
-    """A server made of several; it is used like a `Server`.
+    """A server made of several; it is used like a `Server`, but started once.
 
     The storage and the rules are pickled into the workers: what they keep in memory is each
     worker's own.
@@ -156,7 +156,11 @@ class Supervisor:
             RuntimeError: it runs already, or ran before, or a worker can not start at all.
         """
         if self._thread is not None:
-            raise RuntimeError("a supervisor is started once")
+            raise RuntimeError(
+                "a supervisor is started once: make another to serve again"
+                if self._stopping
+                else "the server is running already"
+            )
         self._require_free()
         self._reactor = Reactor()
         self._hire()  # The first finds the port, if it was left open.

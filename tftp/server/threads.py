@@ -237,7 +237,7 @@ class _Worker:
             self._opening.refuse(arrival, Busy())
             return
         try:
-            session = self._opening.open(arrival, self._workspace, now)
+            session = self._opening.open(arrival, self._workspace, now, self._make_room)
             if session is None:
                 return
             self._reactor.add(session, session.beside)
