@@ -377,6 +377,23 @@ def test_processes_that_can_not_start_are_an_error_of_the_start(
         assert fetch(server) == CONTENT
 
 
+def test_a_request_is_told_of_though_the_child_that_has_it_does_not_move(
+    serve: Serve, root: Path, witness: Witness
+) -> None:
+    server = serve_processes(serve, root, engine=ProcessEngine(children=1, hang_after=0.5))
+    assert fetch(server) == CONTENT
+    witness.wait(TransferEnded)
+    (nursery,) = processes()
+    for child in processes(nursery):
+        os.kill(child, signal.SIGSTOP)
+    with WirePeer(server.address) as peer:
+        peer.rrq("file")
+        assert witness.wait(RequestReceived, 2).request.peer == peer.address
+        assert server.running == 1
+        # It is killed when it has been still for too long, and another one serves.
+        assert peer.collect() == CONTENT
+
+
 def test_a_nursery_that_can_not_start_again_is_tried_now_and_then(serve: Serve, root: Path) -> None:
     server = serve(AtHome(root), engine=ProcessEngine(warm=1))
     assert fetch(server) == CONTENT

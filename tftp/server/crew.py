@@ -164,10 +164,10 @@ class Crew:
         if len(self._waiting) >= self._config.queue_size:
             raise Busy
         job = self._jobs[peer] = Task(arrival)
+        job.told = True  # In a moment: who serves it has it first.
         self._waiting.append(job)
         self._employ()
-        if job.child is None:
-            self._announce(job)
+        self._announce(job)
 
     def _ask_again(self, job: Task, arrival: Arrival) -> None:
         """Somebody who waits for a child has asked again; the newest is what the client wants."""
@@ -186,7 +186,7 @@ class Crew:
         self._announce(job)
 
     def _announce(self, job: Task) -> None:
-        """Tell of a request in place of the child that it does not have yet."""
+        """Tell of a request, in place of the child that serves it, or will."""
         job.told = True
         came = time.time() - (time.monotonic() - job.arrival.came)
         self._opening.report(RequestReceived(time=came, transfer=job.number, request=job.request))
