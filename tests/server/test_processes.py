@@ -348,6 +348,8 @@ class AtHome:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        if (self.root / "endless").exists():
+            signal.pause()
         if (self.root / "closed").exists():
             with (self.root / "tries").open("a") as tries:
                 tries.write("x")
@@ -375,6 +377,17 @@ def test_processes_that_can_not_start_are_an_error_of_the_start(
     (root / "closed").unlink()
     with server:
         assert fetch(server) == CONTENT
+
+
+def test_processes_that_hang_when_they_start_are_an_error_of_the_start(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tftp.server.crew._BOOT", 0.5)
+    (root / "endless").touch()
+    born_before = processes()
+    with pytest.raises(RuntimeError, match="could not start"):
+        Server(AtHome(root), engine=ProcessEngine()).start()
+    assert processes() <= born_before
 
 
 def test_a_request_is_told_of_though_the_child_that_has_it_does_not_move(

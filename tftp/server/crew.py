@@ -50,6 +50,8 @@ _IDLE_AFTER = 30.0
 _LOOK_EVERY = 0.02
 # Seconds between two looks whether the thread is still there that new limits are for.
 _ADJUSTED = 0.1
+# Seconds that the first nursery may take to come up.
+_BOOT = 30.0
 # Seconds before a nursery that did not come up is started again: at first, and at most.
 _BACKOFF, _MAX_BACKOFF = 0.1, 5.0
 # Seconds between the aborts at the end and the end of patience with the children.
@@ -106,7 +108,9 @@ class Crew:
     def start(self) -> None:
         """Begin. Raises `RuntimeError` when the other processes can not be started."""
         self._thread.start()
-        self._booted.wait()
+        if not self._booted.wait(_BOOT):
+            self._nursery.process.kill()  # It hangs; its end is a failure to start.
+            self._booted.wait()
         if self._failure is not None:
             self._thread.join()
             raise RuntimeError(self._failure)
