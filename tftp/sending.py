@@ -142,7 +142,7 @@ class SendingSession(Session):
     def _shared_as(self, acked: int) -> Hashable | None:
         """What others who read the same will look for; None where there is nobody."""
         file = getattr(self._source, "identity", None)
-        if file is None or not self._workspace.shares:
+        if file is None:
             return None
         terms = self.machine.terms
         return (file, terms.blksize, terms.windowsize, terms.rollover or 0, acked)

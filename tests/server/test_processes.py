@@ -382,7 +382,7 @@ def test_processes_that_can_not_start_are_an_error_of_the_start(
 def test_processes_that_hang_when_they_start_are_an_error_of_the_start(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tftp.server.crew._BOOT", 0.5)
+    monkeypatch.setattr("tftp.server.crew.BOOT", 0.5)
     (root / "endless").touch()
     born_before = processes()
     with pytest.raises(RuntimeError, match="could not start"):

@@ -93,16 +93,13 @@ class Workspace:
         inbound: room for what is received.
         outbox: what leaves together.
         shelf: what transfers have ready beforehand.
-        shares: whether it is worth while to keep that for others.
         aside: who does what takes long; None where nobody else is held up by it.
     """
 
-    __slots__ = ("_batches", "aside", "inbound", "outbox", "shares", "shelf")
+    __slots__ = ("_batches", "aside", "inbound", "outbox", "shelf")
 
-    def __init__(self, *, shares: bool = True) -> None:
-        """`shares`: several transfers may want the same part of a file at the same time."""
+    def __init__(self) -> None:
         self.aside: Aside | None = None
-        self.shares = shares
         self.outbox = Outbox()
         # Unlike a bytearray's these zeroes are not written: a page that is not used costs nothing.
         self.inbound = memoryview(mmap(-1, _INBOUND))
@@ -114,12 +111,11 @@ class Workspace:
 
         The last one asked for is overwritten.
         """
+        most = max(1, min(kernel.MAX_SEGMENTS, MOST_IN_BATCH // (HEADER.size + blksize)))
+        count = min(count, most)
         batch = self._batches.get(blksize)
         if batch is None or len(batch.slots) < count:
-            most = max(1, min(kernel.MAX_SEGMENTS, MOST_IN_BATCH // (HEADER.size + blksize)))
-            count = min(count, most)
-            if batch is None or len(batch.slots) < count:
-                if len(self._batches) >= _LAYOUTS:
-                    self._batches.clear()
-                batch = self._batches[blksize] = Batch(blksize, count)
+            if len(self._batches) >= _LAYOUTS:
+                self._batches.clear()
+            batch = self._batches[blksize] = Batch(blksize, count)
         return batch

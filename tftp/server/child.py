@@ -63,7 +63,7 @@ class Child:
         self._config = config
         self._opening = Opening(storage, config, policy, self._report)
         self._doors = doors
-        self._workspace = Workspace(shares=False)  # It has one transfer at a time.
+        self._workspace = Workspace()
         self._reactor = Reactor(dropped=self._forget)
         self._session: Session | None = None
         self._crowding = Crowding()

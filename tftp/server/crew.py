@@ -33,7 +33,7 @@ from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
 from tftp.server.ends import ChildEnd, NurseryEnd, Task
 from tftp.server.growth import Growth
-from tftp.server.launch import Launched, launch
+from tftp.server.launch import BOOT, Launched, launch, longer
 from tftp.server.ledger import obituary
 from tftp.server.listener import DRAINING, REPLACED, Arrival, Busy, Listener, client_key
 from tftp.server.logs import LevelWatch, log_record
@@ -50,10 +50,6 @@ _IDLE_AFTER = 30.0
 _LOOK_EVERY = 0.02
 # Seconds between two looks whether the thread is still there that new limits are for.
 _ADJUSTED = 0.1
-# Seconds that the first nursery may take to come up.
-_BOOT = 30.0
-# Seconds before a nursery that did not come up is started again: at first, and at most.
-_BACKOFF, _MAX_BACKOFF = 0.1, 5.0
 # Seconds between the aborts at the end and the end of patience with the children.
 _LAST_WORDS = 0.5
 
@@ -108,7 +104,7 @@ class Crew:
     def start(self) -> None:
         """Begin. Raises `RuntimeError` when the other processes can not be started."""
         self._thread.start()
-        if not self._booted.wait(_BOOT):
+        if not self._booted.wait(BOOT):
             self._nursery.process.kill()  # It hangs; its end is a failure to start.
             self._booted.wait()
         if self._failure is not None:
@@ -191,7 +187,6 @@ class Crew:
 
     def _announce(self, job: Task) -> None:
         """Tell of a request, in place of the child that serves it, or will."""
-        job.told = True
         came = time.time() - (time.monotonic() - job.arrival.came)
         self._opening.report(RequestReceived(time=came, transfer=job.number, request=job.request))
 
@@ -443,7 +438,7 @@ class Crew:
 
     def _launch_later(self, why: str, *, grows: bool) -> None:
         if grows:
-            self._backoff = min(max(_BACKOFF, 2 * self._backoff), _MAX_BACKOFF)
+            self._backoff = longer(self._backoff)
         logger.error("%s; starting a new one in %.1f s", why, self._backoff)
         self._reactor.add(Later(time.monotonic() + self._backoff, self._launch_again))
 

@@ -17,7 +17,12 @@ from typing import Any
 
 from tftp.server.channel import Channel
 
-__all__ = ["Launched", "launch", "parts_of_launch"]
+__all__ = ["BOOT", "Launched", "launch", "longer", "parts_of_launch"]
+
+#: Seconds that a process may take to come up.
+BOOT = 30.0
+# Seconds before one that did not help is tried again: at first, and at most.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 
 _COMMAND = """
 import sys
@@ -65,6 +70,11 @@ def launch(module: str, parts: Any, sockets: list[socket.socket]) -> Launched:
     with process.stdin as pipe:
         pipe.write(pickled)
     return Launched(process, channel)
+
+
+def longer(pause: float) -> float:
+    """The pause (seconds) before the next start, where the last one, after `pause`, has failed."""
+    return min(max(_SHORTEST_PAUSE, 2 * pause), _LONGEST_PAUSE)
 
 
 def _pickled(parts: Any) -> bytes:

@@ -32,7 +32,7 @@ from tftp.net.later import Later
 from tftp.net.reactor import Reactor
 from tftp.server.channel import Channel, Message
 from tftp.server.config import ServerConfig
-from tftp.server.launch import launch
+from tftp.server.launch import BOOT, launch, longer
 from tftp.server.ledger import Job, obituary
 from tftp.server.listener import NO_IPV6, places
 from tftp.server.logs import LevelWatch, log_record
@@ -45,11 +45,10 @@ __all__ = ["Supervisor"]
 
 logger = logging.getLogger("tftp")
 
-# Seconds before a worker that died is started again: doubled each time, up to the second number,
-# and forgotten when one has lived for as long as the third says.
-_BACKOFF, _MAX_BACKOFF, _SETTLED = 0.1, 5.0, 10.0
-# Seconds that a worker may take to boot, and that one may take to end beyond its grace.
-_BOOT, _LAST_WORDS = 30.0, 3.0
+# Seconds that a worker has to live for the next one to follow without a pause.
+_SETTLED = 10.0
+# Seconds that one may take to end beyond its grace.
+_LAST_WORDS = 3.0
 # Seconds that whoever gives an order waits for the workers to obey; one of them may be stuck.
 _OBEY = 1.0
 
@@ -166,10 +165,10 @@ class Supervisor:
         self._hire()  # The first finds the port, if it was left open.
         self._thread = threading.Thread(target=self._run, name="tftp-supervisor", daemon=True)
         self._thread.start()
-        booted = self._booted.wait(_BOOT)
+        booted = self._booted.wait(BOOT)
         if self._failure is not None or not booted:
             self.stop()
-            raise self._failure or RuntimeError(f"a worker was not ready after {_BOOT:.0f} s")
+            raise self._failure or RuntimeError(f"a worker was not ready after {BOOT:.0f} s")
 
     def serve_forever(self) -> None:
         """Wait until another thread, or a signal handler, stops the server.
@@ -319,7 +318,7 @@ class Supervisor:
             self._hand_down(0.0)
             return
         lived = time.monotonic() - worker.since
-        backoff = 0.0 if lived >= _SETTLED else min(max(_BACKOFF, 2 * worker.backoff), _MAX_BACKOFF)
+        backoff = 0.0 if lived >= _SETTLED else longer(worker.backoff)
         logger.error("worker %s; starting another in %.1f s", why, backoff)
         self._reactor.add(Later(time.monotonic() + backoff, lambda: self._replace(backoff)))
 
